@@ -1,0 +1,262 @@
+"""Everything that can be said about a run before any data is read, all mistakes at once."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from dpforge.configuration.building import Experiment, experiment_of, instantiate_components, value_mistakes
+from dpforge.configuration.composing import (
+    COMPOSITION_ERRORS,
+    Composition,
+    apply,
+    compose_all,
+    expand,
+    explain,
+    hydra_session,
+    is_sweep,
+    parse_overrides,
+)
+from dpforge.configuration.keys import group_mistake, node_mistakes, override_mistake
+from dpforge.configuration.places import groups
+from dpforge.errors import ConfigError, DPForgeError
+from dpforge.identity import Identity, canonical, identify
+
+MOST_JOBS = 256
+_Mistake = tuple[str, str]  # the component that it keeps from being built, and the text
+_NO_COMPONENT = ""
+
+
+@dataclass(frozen=True)
+class CheckedRun:
+    """One run that passed every check.
+
+    Args:
+        overrides: The words that compose it.
+        config: The composed configuration.
+        experiment: Its components.
+        schema: The public schema of its training data.
+        plan: What it is authorised to spend.
+        identity: Where it will live.
+    """
+
+    overrides: tuple[str, ...]
+    config: DictConfig
+    experiment: Experiment
+    schema: Any
+    plan: Any
+    identity: Identity
+
+
+@dataclass(frozen=True)
+class Checked:
+    """The runs a command line stands for; ``total`` counts those beyond the 256 checked ones too."""
+
+    runs: tuple[CheckedRun, ...]
+    multirun: bool
+    total: int
+
+
+def check(overrides: Sequence[str] = (), *, multirun: bool | None = None) -> Checked:
+    """Check a command line without reading data.
+
+    Args:
+        overrides: The words after ``dpforge``.
+        multirun: Whether ``-m`` was given. None accepts a sweep either way.
+
+    Raises:
+        ConfigError: All mistakes of all jobs together, each once.
+    """
+    with hydra_session():
+        return _Checker().check(overrides, multirun)
+
+
+def check_delta(privacy: Any, schema: Any) -> None:
+    """Raise ``ConfigError`` unless ``delta < 1 / nominal_rows``, DP is off, or a large delta is allowed."""
+    if not privacy.enabled or privacy.allow_large_delta:
+        return
+    limit = 1 / schema.nominal_rows
+    if privacy.delta < limit:
+        return
+    safe = 10.0 ** (math.floor(math.log10(limit)) - 1)
+    raise ConfigError(
+        f"privacy.delta={privacy.delta:g} is not below 1/nominal_rows={limit:.2g} (dataset '{schema.name}')."
+        f"\n  A delta this large allows publishing a whole record. Use privacy.delta={safe:.0e}, "
+        "or privacy.allow_large_delta=true to study the effect."
+    )
+
+
+class _Checker:
+    """The checks of one command line; keeps what several jobs of a sweep share."""
+
+    def __init__(self) -> None:
+        self.groups = groups()
+        self.plans: dict[str, Any] = {}
+        self.bases: dict[tuple[str, ...], Composition] = {}
+
+    def check(self, overrides: Sequence[str], multirun: bool | None) -> Checked:
+        parsed, mistakes = parse_overrides(overrides)
+        sweep, from_files, enumerable = self._sweep_of(parsed)
+        if multirun is False and not from_files:
+            mistakes += [_not_a_sweep(override) for override in parsed if is_sweep(override)]
+        jobs, total, found = _jobs([*sweep, *parsed], enumerable)
+        mistakes += found
+        runs: list[CheckedRun] = []
+        for words in jobs:
+            try:
+                runs.append(self._job(words))
+            except ConfigError as error:
+                mistakes += error.mistakes
+        if mistakes:
+            raise ConfigError(list(dict.fromkeys(mistakes)))
+        return Checked(tuple(runs), bool(multirun) or from_files, total)
+
+    def _sweep_of(self, parsed: Sequence[Override]) -> tuple[list[Override], bool, bool]:
+        """The sweep written in the files, whether they ask for one, and whether its jobs can be listed."""
+        single = [override for override in parsed if not is_sweep(override)]
+        words = [_line(override) for override in single if self._is_choice(override) or _is_hydra(override)]
+        try:
+            composition = self._base(tuple(words), [])
+        except ConfigError:
+            return [], False, True
+        sweep = parse_overrides(composition.sweep)[0] if composition.multirun else []
+        return sweep, composition.multirun, composition.enumerable
+
+    def _is_choice(self, override: Override) -> bool:
+        return override.key_or_group in self.groups and group_mistake(override, self.groups) is None
+
+    def _job(self, words: tuple[str, ...]) -> CheckedRun:
+        composition, mistakes = self._compose(words)
+        config = composition.config
+        mistakes += node_mistakes(config)
+        unresolved = _interpolation_mistakes(config)
+        mistakes += unresolved
+        if not unresolved:
+            mistakes += [(_NO_COMPONENT, text) for text in value_mistakes(config)]
+        built, found = instantiate_components(config, frozenset(component for component, _ in mistakes))
+        schema, plan, joint = self._together(built, config)
+        texts = [text for _, text in mistakes] + found + joint
+        if texts:
+            raise ConfigError(texts)
+        identity = identify(config, schema, composition.choices)
+        return CheckedRun(words, config, experiment_of(built, config), schema, plan, identity)
+
+    def _compose(self, words: Sequence[str]) -> tuple[Composition, list[_Mistake]]:
+        """Compose what can be composed; a wrong choice or key is a mistake and is left out."""
+        parsed = parse_overrides(words)[0]
+        choices = [override for override in parsed if override.key_or_group in self.groups]
+        found = {_line(override): group_mistake(override, self.groups) for override in choices}
+        mistakes = [(o.key_or_group, text) for o in choices if (text := found[_line(o)]) is not None]
+        good = [_line(o) for o in parsed if _is_hydra(o) or (o in choices and found[_line(o)] is None)]
+        base = self._base(tuple(good), mistakes)
+        config = copy.deepcopy(base.config)
+        wrong = {component for component, _ in mistakes}
+        for override in parsed:
+            component = override.key_or_group.split(".")[0]
+            if override in choices or _is_hydra(override) or component in wrong:
+                continue
+            text = override_mistake(override, config) or apply(override, config)
+            if text is not None:
+                mistakes.append((_NO_COMPONENT, text))
+        return dataclasses.replace(base, config=config), mistakes
+
+    def _base(self, words: tuple[str, ...], mistakes: Sequence[_Mistake]) -> Composition:
+        if words not in self.bases:
+            try:
+                self.bases[words] = compose_all(words)
+            except COMPOSITION_ERRORS as error:
+                raise ConfigError([*(text for _, text in mistakes), explain(error)]) from None
+        return self.bases[words]
+
+    def _together(self, built: dict[str, Any], config: DictConfig) -> tuple[Any, Any, list[str]]:
+        """The schema, the plan and the mistakes that only show when components meet."""
+        dataset, model, privacy = (built.get(name) for name in ("dataset", "model", "privacy"))
+        if dataset is None:
+            return None, None, []
+        schema, mistakes = _attempt(dataset.public_schema)
+        if schema is None:
+            return None, None, mistakes
+        mistakes += _unconfirmed(schema)
+        if privacy is not None:
+            mistakes += _attempt(lambda: check_delta(privacy, schema))[1]
+        if model is not None and model.modality != dataset.modality:
+            mistakes.append(
+                f"model={model.modality} data, dataset={dataset.modality} data: they do not fit. "
+                f"Choose a model for {dataset.modality} data, or another dataset."
+            )
+        if mistakes or model is None or privacy is None:
+            return schema, None, mistakes
+        plan, mistakes = self._plan(model, privacy, schema, config)
+        return schema, plan, mistakes
+
+    def _plan(self, model: Any, privacy: Any, schema: Any, config: DictConfig) -> tuple[Any, list[str]]:
+        nodes = {name: OmegaConf.to_container(config[name], resolve=True) for name in ("model", "privacy")}
+        key = canonical({**nodes, "schema": schema.digest})
+        if key not in self.plans:
+            self.plans[key] = _attempt(lambda: model.plan(schema, privacy))
+        return self.plans[key]
+
+
+def _attempt(action: Callable[[], Any]) -> tuple[Any, list[str]]:
+    try:
+        return action(), []
+    except ConfigError as error:
+        return None, list(error.mistakes)
+    except DPForgeError as error:
+        return None, [str(error)]
+
+
+def _jobs(overrides: Sequence[Override], enumerable: bool) -> tuple[list[tuple[str, ...]], int, list[str]]:
+    """The jobs to check, how many there are in all, and the mistakes of sweeps that cannot be listed."""
+    listed = [override for override in overrides if enumerable or not is_sweep(override)]
+    try:
+        jobs, total = expand(listed)
+    except ConfigError as error:
+        return [], 0, list(error.mistakes)
+    return list(itertools.islice(jobs, MOST_JOBS)), total, []
+
+
+def _unconfirmed(schema: Any) -> list[str]:
+    if not schema.unconfirmed:
+        return []
+    names = ", ".join(schema.unconfirmed)
+    return [
+        f"dataset '{schema.name}' has values that were read from the data and nobody confirmed: {names}. "
+        "In its schema, set provenance: public for what is known from elsewhere, "
+        "or provenance: private with an epsilon to pay for it."
+    ]
+
+
+def _interpolation_mistakes(config: DictConfig) -> list[_Mistake]:
+    mistakes = []
+    for key in config:
+        try:
+            node = OmegaConf.select(config, str(key))
+            OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else None
+        except OmegaConfBaseException as error:
+            mistakes.append((str(key), f"{key}: {explain(error)}"))
+    return mistakes
+
+
+def _not_a_sweep(override: Override) -> str:
+    key = override.get_key_element()
+    return (
+        f"'{_line(override)}' names several values: add -m for a sweep, or quote one value: {key}='\"a,b\"'."
+    )
+
+
+def _is_hydra(override: Override) -> bool:
+    return bool(override.is_hydra_override())
+
+
+def _line(override: Override) -> str:
+    return str(override.input_line)

@@ -1,0 +1,93 @@
+"""What an evaluation returns: scores with versions and visibility, and the table of headlines."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+NEGLIGIBLE_RANGE = 1e-6
+
+
+class Headline(NamedTuple):
+    """One row of the final table; a missing floor, ceiling or normalised score is NaN."""
+
+    name: str
+    score: float
+    floor: float
+    ceiling: float
+    normalised: float
+
+
+@dataclass(frozen=True)
+class Results:
+    """Scores of one synthetic table.
+
+    Args:
+        metrics: Value of each key; ``floor/…``, ``ceiling/…`` and ``normalised/…`` precede the metric.
+        versions: Version of the metric behind each key.
+        private: Keys whose values were computed from real rows.
+        rows: Rows of each table that entered.
+        notes: Remarks a reader of the scores must see.
+        tables: Frames for plots and reports, all private: ``columns``, ``pairs``, ``marginals``,
+            ``correlation_real``, ``correlation_synthetic``, as far as their metric ran.
+        spread: Standard deviation over repeats, per key; empty without repeats.
+    """
+
+    metrics: dict[str, float]
+    versions: dict[str, str]
+    private: list[str]
+    rows: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    tables: dict[str, pd.DataFrame] = field(default_factory=dict)
+    spread: dict[str, float] = field(default_factory=dict)
+
+    def visibility(self, key: str) -> str:
+        """``private`` if the value was computed from real rows, else ``public``."""
+        return "private" if key in self.private else "public"
+
+    def to_json(self) -> dict[str, Any]:
+        """Content of ``metrics.json``; values that are not finite become None."""
+        return {
+            "metrics": {key: self._entry(key) for key in self.metrics},
+            "rows": dict(self.rows),
+            "rows_visibility": "private",
+            "notes": list(self.notes),
+            "notes_visibility": "private",
+        }
+
+    def _entry(self, key: str) -> dict[str, Any]:
+        value = self.metrics[key]
+        entry: dict[str, Any] = {
+            "value": value if math.isfinite(value) else None,
+            "version": self.versions[key],
+            "visibility": self.visibility(key),
+        }
+        if key in self.spread:
+            entry["std"] = self.spread[key] if math.isfinite(self.spread[key]) else None
+        return entry
+
+
+def normalised(score: float, floor: float, ceiling: float) -> float:
+    """Position of ``score`` between ``floor`` (0) and ``ceiling`` (1), not clipped.
+
+    NaN where floor and ceiling differ by less than 1e-6, or one of them is NaN.
+    """
+    span = ceiling - floor
+    return (score - floor) / span if abs(span) >= NEGLIGIBLE_RANGE else float("nan")
+
+
+def headline(results: Results) -> list[Headline]:
+    """A row per ``fidelity/…``, ``utility/…`` and ``validity/…`` key in the order they were computed."""
+    names = [key for key in results.metrics if key.split("/")[0] in ("fidelity", "utility", "validity")]
+    return [Headline(name, results.metrics[name], *_context(results.metrics, name)) for name in names]
+
+
+def _context(metrics: Mapping[str, float], name: str) -> tuple[float, float, float]:
+    floor, ceiling, share = (
+        metrics.get(f"{kind}/{name}", float("nan")) for kind in ("floor", "ceiling", "normalised")
+    )
+    return floor, ceiling, share

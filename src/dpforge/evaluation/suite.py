@@ -1,0 +1,249 @@
+"""The evaluation of a synthetic table: chosen metrics, each beside its floor and its ceiling."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import pandas as pd
+
+from dpforge.data.encode.cells import CellCodec
+from dpforge.data.schema import Schema
+from dpforge.errors import ConfigError, did_you_mean
+from dpforge.evaluation import comparisons
+from dpforge.evaluation.comparisons import Measure, Outcome, Tables
+from dpforge.evaluation.downstream import LEARNERS
+from dpforge.evaluation.frames import aligned, drawn_rows, permuted_columns, resized
+from dpforge.evaluation.results import Results, normalised
+
+METRICS = ("tvd_1way", "tvd_2way", "tvd_3way", "accuracy", "correlation", "c2st", "tstr", "validity")
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class TabularEvaluation:
+    """Scores of a synthetic table against real rows.
+
+    Args:
+        metrics: Names out of :data:`METRICS`; None for all.
+        max_rows: Largest number of rows of any table; None for all rows. Marginals are cheap: 32,561 rows
+            of 15 columns take seconds.
+        learner_rows: Largest number of rows a learner is trained on, and tested on.
+        c2st_rows: Largest number of rows of each table in the classifier two-sample test.
+        learners: Learners of ``tstr``: ``lr``, ``hgb``.
+        triples: Largest number of column pairs or triples before a seeded sample is taken.
+        repeats: Evaluations with other permutations, draws and folds; the mean and the standard deviation
+            are reported.
+        seed: Default seed of :meth:`evaluate`.
+    """
+
+    metrics: Sequence[str] | None = None
+    max_rows: int | None = None
+    learner_rows: int = 50_000
+    c2st_rows: int = 10_000
+    learners: Sequence[str] = LEARNERS
+    triples: int = 10_000
+    repeats: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        mistakes = [
+            *_unknown("metrics", self.metrics or (), METRICS),
+            *_unknown("learners", self.learners, LEARNERS),
+            *_not_positive(self, ("max_rows", "learner_rows", "c2st_rows", "triples", "repeats")),
+        ]
+        if mistakes:
+            raise ConfigError(mistakes)
+
+    def evaluate(
+        self,
+        train: pd.DataFrame,
+        holdout: pd.DataFrame | None,
+        synthetic: pd.DataFrame,
+        schema: Schema,
+        *,
+        seed: int | None = None,
+        progress: Progress | None = None,
+    ) -> Results:
+        """Score ``synthetic`` against ``train`` and ``holdout``, all typed tables.
+
+        ``floor/…`` is the score of independently permuted columns of ``train``, ``ceiling/…`` that of
+        ``holdout`` at the size of ``train`` (for ``tstr``: of training on ``train``), ``normalised/…`` the
+        position between them. Without a holdout, ceilings and ``tstr`` are left out with a note.
+
+        Args:
+            seed: Of permutations, draws, folds and learners; None for ``self.seed``.
+            progress: Called with (metric, finished, total).
+
+        Raises:
+            DataError: An empty table or a missing column.
+            ConfigError: The schema has private bounds or categories that were not released.
+        """
+        start = self.seed if seed is None else seed
+        seeds = [start + repeat for repeat in range(self.repeats)]
+        all_tables = [self._tables(train, holdout, synthetic, schema, s) for s in seeds]
+        measures, skipped = self._measures(all_tables[0])
+        report = progress or _silent
+        runs: list[list[Outcome]] = []
+        for done, tables in enumerate(all_tables):
+            runs.append(_measured(measures, tables, report, done * len(measures), len(seeds) * len(measures)))
+        report("done", len(seeds) * len(measures), len(seeds) * len(measures))
+        notes = [*_row_notes(train, holdout, synthetic, all_tables[0]), *skipped]
+        return _collected(runs, _row_counts(all_tables[0]), notes)
+
+    def _tables(
+        self,
+        train: pd.DataFrame,
+        holdout: pd.DataFrame | None,
+        synthetic: pd.DataFrame,
+        schema: Schema,
+        seed: int,
+    ) -> Tables:
+        real = drawn_rows(aligned(train, schema, "training"), self.max_rows, seed)
+        score = drawn_rows(aligned(synthetic, schema, "synthetic"), len(real), seed)
+        others = {"score": score, "floor": permuted_columns(real, seed)}
+        test = None
+        if holdout is not None and len(holdout):
+            fresh = aligned(holdout, schema, "holdout")
+            test = drawn_rows(fresh, self.max_rows, seed)
+            others["ceiling"] = resized(fresh, len(real), seed)
+        return Tables(schema, real, others, test, synthetic, seed, CellCodec(schema))
+
+    def _measures(self, tables: Tables) -> tuple[list[tuple[str, Measure]], list[str]]:
+        """The chosen measurements that this table allows, and why others are left out."""
+        chosen: list[tuple[str, Measure]] = []
+        notes: list[str] = []
+        for name in self.metrics or METRICS:
+            reason = _not_applicable(name, tables)
+            if reason:
+                notes.append(f"{name} left out: {reason}")
+                continue
+            chosen.extend(self._named_measures(name))
+        return chosen, notes
+
+    def _named_measures(self, name: str) -> list[tuple[str, Measure]]:
+        if name == "tstr":
+            rows = self.learner_rows
+            return [(f"tstr_{a}", partial(comparisons.tstr, learner=a, max_rows=rows)) for a in self.learners]
+        if name.startswith("tvd_"):
+            return [(name, partial(comparisons.tvd, order=int(name[4]), limit=self.triples))]
+        measures: dict[str, Measure] = {
+            "accuracy": partial(comparisons.mostly, limit=self.triples),
+            "correlation": comparisons.association,
+            "c2st": partial(comparisons.two_sample, max_rows=self.c2st_rows),
+            "validity": comparisons.validity,
+        }
+        return [(name, measures[name])]
+
+
+def _measured(
+    measures: Iterable[tuple[str, Measure]], tables: Tables, report: Progress, done: int, total: int
+) -> list[Outcome]:
+    outcomes: list[Outcome] = []
+    for i, (name, measure) in enumerate(measures):
+        report(name, done + i, total)
+        outcomes.append(measure(tables))
+    return outcomes
+
+
+def _not_applicable(name: str, tables: Tables) -> str:
+    columns = len(tables.schema.names)
+    needed = {"tvd_2way": 2, "tvd_3way": 3, "correlation": 2}.get(name, 1)
+    if columns < needed:
+        return f"it needs {needed} columns, the schema has {columns}"
+    if name == "tstr" and tables.schema.target is None:
+        return "the schema names no target"
+    if name == "tstr" and tables.test is None:
+        return "there is no holdout to test on"
+    return ""
+
+
+def _row_notes(
+    train: pd.DataFrame, holdout: pd.DataFrame | None, synthetic: pd.DataFrame, tables: Tables
+) -> list[str]:
+    rows, notes = len(tables.real), []
+    if rows < len(train):
+        notes.append(f"scores use {rows} of the training rows (max_rows)")
+    if len(synthetic) < rows:
+        notes.append("the synthetic table has fewer rows than the real one; its sampling noise is larger")
+    if tables.test is None:
+        notes.append("no holdout: ceilings and normalised scores are left out")
+    elif holdout is not None and len(holdout) < rows:
+        notes.append("the holdout is smaller than the real table: ceilings use a bootstrap and look worse")
+    return notes
+
+
+def _marginal_notes(metrics: Iterable[str]) -> list[str]:
+    """Permuting columns leaves one-way marginals exact, which turns the normalised scale around."""
+    keys = [key for key in metrics if key in ("fidelity/tvd_1way", "fidelity/accuracy_univariate")]
+    meaning = "the floor is exact by construction; normalised reads 0 exact, 1 as close as fresh real rows"
+    return [f"{key}: {meaning}" for key in keys]
+
+
+def _row_counts(tables: Tables) -> dict[str, int]:
+    counts = {"real": len(tables.real), "synthetic": len(tables.others["score"])}
+    return counts if tables.test is None else {**counts, "holdout": len(tables.test)}
+
+
+def _collected(runs: list[list[Outcome]], rows: dict[str, int], notes: list[str]) -> Results:
+    """One :class:`Results` from the outcomes of every repeat."""
+    repeats = [_flat(outcomes) for outcomes in runs]
+    values = {key: np.array([repeat[key] for repeat in repeats]) for key in repeats[0]}
+    metrics = {key: float(found.mean()) for key, found in values.items()}
+    spread = {key: float(found.std(ddof=1)) for key, found in values.items()} if len(runs) > 1 else {}
+    for outcome in runs[0]:
+        rows = {**rows, **outcome.rows}
+    notes = [
+        *notes,
+        *_marginal_notes(metrics),
+        *(note for outcomes in runs for outcome in outcomes for note in outcome.notes),
+    ]
+    versions = {key: outcome.version for outcome in runs[0] for key in _flat([outcome])}
+    public = {key for outcome in runs[0] for key in outcome.public}
+    notes += [f"{k[11:]}: floor and ceiling coincide" for k in metrics if _undefined(k, metrics)]
+    tables = {name: frame for outcome in runs[0] for name, frame in outcome.tables.items()}
+    private = [key for key in metrics if key not in public]
+    return Results(metrics, versions, private, rows, list(dict.fromkeys(notes)), tables, spread)
+
+
+def _flat(outcomes: Iterable[Outcome]) -> dict[str, float]:
+    """Each key followed by its floor, ceiling and normalised score."""
+    metrics: dict[str, float] = {}
+    for outcome in outcomes:
+        for key, by_role in outcome.scores.items():
+            metrics[key] = by_role["score"]
+            metrics[f"floor/{key}"] = by_role["floor"]
+            if "ceiling" in by_role:
+                score, floor, ceiling = (by_role[role] for role in ("score", "floor", "ceiling"))
+                metrics[f"ceiling/{key}"] = ceiling
+                metrics[f"normalised/{key}"] = normalised(score, floor, ceiling)
+        metrics |= outcome.alone
+    return metrics
+
+
+def _undefined(key: str, metrics: dict[str, float]) -> bool:
+    return key.startswith("normalised/") and bool(np.isnan(metrics[key]))
+
+
+def _unknown(field: str, names: Iterable[str], known: Sequence[str]) -> list[str]:
+    expected = f"expected any of {', '.join(known)}"
+    return [
+        f"unknown evaluation.{field} entry '{name}', {expected}.{did_you_mean(name, known)}"
+        for name in names
+        if name not in known
+    ]
+
+
+def _not_positive(options: TabularEvaluation, fields: Iterable[str]) -> list[str]:
+    values = {field: getattr(options, field) for field in fields}
+    return [
+        f"evaluation.{field}={value}, expected a whole number of at least 1."
+        for field, value in values.items()
+        if value is not None and value < 1
+    ]
+
+
+def _silent(metric: str, done: int, total: int) -> None:
+    """Report nothing."""

@@ -1,0 +1,80 @@
+"""The pictures of a run: which are drawn, from what, and who may see them."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+
+from dpforge.data import Dataset
+from dpforge.evaluation import Results, headline
+from dpforge.experiment import plots, plots_columns, plots_dependence
+from dpforge.experiment.rundir import RunDir
+from dpforge.experiment.stages import Work
+from dpforge.experiment.tracking import Visibility
+from dpforge.generators.base import FittedTable
+from dpforge.generators.training import EpsilonMeter
+from dpforge.privacy.accounting import epsilon
+from dpforge.privacy.plan import Plan
+from dpforge.privacy.rng import public_random
+
+LATENT_ROWS = 2000
+CURVE_POINTS = 12
+
+
+def draw(work: Work, data: Dataset, fitted: FittedTable, synthetic: pd.DataFrame, results: Results) -> None:
+    """Draw every picture of a run and register each with its visibility."""
+    folder, tracker = work.folder.plots, work.tracker
+    histograms = folder / "histograms"
+    histograms.mkdir(exist_ok=True)
+    plots_columns.histograms(data.train, synthetic, fitted.schema, histograms)
+    plots.scores([tuple(row) for row in headline(results)], folder / "scores.png")
+    if "correlation_real" in results.tables:
+        plots_dependence.correlation_difference(
+            results.tables["correlation_real"],
+            results.tables["correlation_synthetic"],
+            fitted.schema.names,
+            folder / "correlation.png",
+        )
+    _draw_latents(work, data, fitted)
+    _draw_training(work.folder, work.access.ledger.plan)
+    for path in sorted(folder.rglob("*.png")):
+        visibility = Visibility.PUBLIC if path.stem == "epsilon" else Visibility.PRIVATE
+        tracker.image(f"plots/{path.stem}", path, visibility)
+
+
+def _draw_latents(work: Work, data: Dataset, fitted: FittedTable) -> None:
+    if not hasattr(fitted, "latents"):
+        return
+    rows = data.holdout.head(LATENT_ROWS) if len(data.holdout) else data.train.head(LATENT_ROWS)
+    rng = public_random(work.experiment.seed).generator("latents")
+    latent = np.asarray(cast(Any, fitted).latents(rows, rng))
+    names = [f"u{i + 1} ({name})" for i, name in enumerate(latent_names(fitted))]
+    plots_dependence.latent_marginals(latent, names, work.folder.plots / "latent_marginals.png")
+    plots_dependence.latent_pairs(latent, names, work.folder.plots / "latent_pairs.png")
+
+
+def latent_names(fitted: Any) -> list[str]:
+    """Return the column that each latent coordinate stands for, after all permutations of the flow."""
+    order = np.arange(len(fitted.schema.names))
+    for permutation in fitted.net.permutations:
+        order = order[np.asarray(permutation)]
+    return [fitted.schema.names[i] for i in order]
+
+
+def _draw_training(folder: RunDir, plan: Plan) -> None:
+    if folder.metrics_csv.is_file():
+        curve = pd.read_csv(folder.metrics_csv)
+        if "private/train/loss" in curve:
+            plots.learning_curve(curve, folder.plots / "loss.png", column="private/train/loss")
+    trained = [piece for piece in plan.pieces if piece.mechanism == "dp_sgd"]
+    if not trained:
+        return
+    steps = np.unique(np.geomspace(1, trained[0].count, CURVE_POINTS).astype(int))
+    meter = EpsilonMeter(plan, trained[0].name)
+    by = {
+        kind: [epsilon(meter.event(int(step)), plan.delta, kind) for step in steps] for kind in ("pld", "rdp")
+    }
+    target = plan.target_epsilon
+    plots.epsilon_over_steps(steps.tolist(), by["pld"], by["rdp"], target, folder.plots / "epsilon.png")

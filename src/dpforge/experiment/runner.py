@@ -1,0 +1,351 @@
+"""One run from configuration to certificate: prepare, fit, sample, evaluate, certify; each step resumes."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import subprocess
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from omegaconf import DictConfig, OmegaConf
+
+import dpforge
+from dpforge.config import build, conf_digest
+from dpforge.configuration.building import Experiment
+from dpforge.data import Dataset
+from dpforge.errors import DPForgeError, Interrupted, RunError
+from dpforge.evaluation import Results, headline
+from dpforge.experiment import pictures, stages
+from dpforge.experiment.certificate import make_certificate
+from dpforge.experiment.display import print_summary, progress, warning_line
+from dpforge.experiment.rundir import RunDir
+from dpforge.experiment.stages import StopFlag, Work
+from dpforge.experiment.tracking import Tracker, Value, Visibility
+from dpforge.identity import Identity
+from dpforge.privacy.accounting import DISCRETIZATION
+from dpforge.privacy.ledger import Ledger
+from dpforge.privacy.mechanisms import PrivateAccess
+from dpforge.privacy.rng import KeyedRandom, fresh_random
+
+PACKAGES = ("torch", "opacus", "lightning", "dp-accounting", "numpy", "pandas", "scipy", "scikit-learn")
+_log = logging.getLogger("dpforge")
+
+
+@dataclass(frozen=True)
+class RunOutcome:
+    """What became of a run.
+
+    Args:
+        path: Run folder.
+        skipped: It was finished already.
+        ok: It is finished now.
+    """
+
+    path: Path
+    skipped: bool
+    ok: bool
+
+
+def run(config: DictConfig, *, identity: Identity, overrides: Sequence[str] = ()) -> RunOutcome:
+    """Make a run complete: start it, continue it, or find that nothing is left to do.
+
+    Args:
+        config: Composed configuration.
+        identity: Where the run lives.
+        overrides: The command line, for the record.
+
+    Raises:
+        DPForgeError: What stopped the run; its folder keeps everything needed to go on.
+    """
+    experiment = build(config)
+    folder = RunDir(identity.folder)
+    folder.create()
+    with _locked(folder):
+        if folder.status()["state"] == "done":
+            _check_own_data(folder, experiment)
+            _announce(folder, "finished already; nothing was run again")
+            return RunOutcome(folder.root, skipped=True, ok=True)
+        _prepare(folder, config, experiment, overrides)
+        with _recorded(folder):
+            _complete(folder, experiment, identity, again=False)
+    return RunOutcome(folder.root, skipped=False, ok=True)
+
+
+def evaluate(path: Path) -> RunOutcome:
+    """Evaluate the samples of a finished run again, in place; costs no privacy."""
+    folder = RunDir(path)
+    if folder.status()["state"] != "done":
+        raise RunError(f"{path} is not a finished run. Start its command again first.")
+    config = OmegaConf.load(folder.config)
+    if not isinstance(config, DictConfig):
+        raise RunError(f"{folder.config} does not hold a configuration.")
+    run_id = path.resolve().name.rpartition("-")[2]
+    with _locked(folder), _recorded(folder):
+        _complete(folder, build(config), Identity(run_id, path.resolve().name, path), again=True)
+    return RunOutcome(path, skipped=False, ok=True)
+
+
+def _complete(folder: RunDir, experiment: Experiment, identity: Identity, *, again: bool) -> None:
+    random = _key(folder, experiment)
+    ledger = _ledger(folder, experiment)
+    access = PrivateAccess(ledger, random)
+    load = _data(folder, experiment, random)
+    tracker = Tracker(
+        experiment.logger,
+        run_dir=folder.root,
+        csv_path=folder.metrics_csv,
+        run_id=identity.run_id,
+        study=experiment.study,
+        name=identity.slug,
+        run_config=_logged_config(folder),
+        on_taint=ledger.taint,
+    )
+    with tracker, StopFlag().installed() as flag:
+        with progress(experiment.runtime.progress) as display:
+            work = Work(experiment, folder, access, tracker, display, flag, load)
+            fitted = stages.fit(work)
+            synthetic = stages.sample(work, fitted)
+            results = stages.evaluate(work, fitted, synthetic)
+            with display.task("draw pictures", 1) as stage:
+                pictures.draw(work, load(), fitted, synthetic, results)
+                stage.advance()
+        facts = _facts(work, len(synthetic))
+        _report(work, results, facts)
+    ledger.close()
+    folder.write_json(folder.certificate, make_certificate(ledger))
+    folder.set_status("done")
+    print_summary(facts, [tuple(row) for row in headline(results)])
+
+
+def _report(work: Work, results: Results, facts: dict[str, Any]) -> None:
+    """Write ``metrics.json`` and send the final numbers to the trackers."""
+    private = {key: Value(value, Visibility(results.visibility(key))) for key, value in results.metrics.items()}
+    for key in results.private:
+        work.tracker.taint(key, "metrics.json")
+        if key in {row.name for row in headline(results)}:
+            work.tracker.taint(key, "terminal")
+    content = results.to_json()
+    measured = _own_metrics(work, facts)
+    content["metrics"] |= measured
+    work.folder.write_json(work.folder.metrics, content)
+    own = {k: Value(v["value"], Visibility(v["visibility"])) for k, v in measured.items() if v["value"] is not None}
+    work.tracker.summary({**private, **own})
+    work.tracker.artifact(work.folder.preview, Visibility.DP)
+
+
+def _own_metrics(work: Work, facts: dict[str, Any]) -> dict[str, Any]:
+    privacy = ("epsilon", "epsilon_rdp", "delta", "noise_multiplier")
+    entries = {f"privacy/{key}": (facts[key], "public") for key in privacy}
+    # How long a stage took depends on the number of private rows.
+    entries |= {f"time/{key}": (facts[key], "private") for key in ("fit_s", "sample_s", "evaluate_s")}
+    for key, (_, visibility) in entries.items():
+        if visibility == "private":
+            work.tracker.taint(key, "metrics.json")
+    return {
+        key: {"value": value, "version": "1", "visibility": visibility}
+        for key, (value, visibility) in entries.items()
+    }
+
+
+def _facts(work: Work, rows: int) -> dict[str, Any]:
+    plan = work.access.ledger.plan
+    main = plan.pieces[-1]
+    epsilon, rdp = plan.epsilon(), plan.epsilon("rdp")
+    finite = epsilon != float("inf")
+    times = {f"{stage}_s": work.seconds(stage) for stage in ("fit", "sample", "evaluate")}
+    return {
+        "epsilon": epsilon if finite else None,
+        "epsilon_rdp": rdp if finite else None,
+        "delta": plan.delta,
+        "noise_multiplier": main.noise_multiplier,
+        "steps": main.count if main.mechanism == "dp_sgd" else getattr(work.experiment.model, "steps", 1),
+        "rows": rows,
+        "rng": work.access.ledger.header["rng"],
+        "run_dir": str(work.folder.root),
+        **times,
+    }
+
+
+def _prepare(folder: RunDir, config: DictConfig, experiment: Experiment, overrides: Sequence[str]) -> None:
+    schema = experiment.dataset.public_schema()
+    folder.write_text(folder.config, OmegaConf.to_yaml(config, resolve=True))
+    hydra = folder.root / ".hydra"
+    hydra.mkdir(exist_ok=True)
+    folder.write_text(hydra / "config.yaml", OmegaConf.to_yaml(config))
+    folder.write_text(hydra / "overrides.yaml", OmegaConf.to_yaml(list(overrides)))
+    folder.write_json(folder.schema, schema.to_dict())
+    folder.write_json(folder.environment, environment(experiment.runtime.device))
+    folder.set_status("running", error=None)
+    folder.traceback.unlink(missing_ok=True)
+
+
+def environment(device: str) -> dict[str, Any]:
+    """Return what a reader needs to repeat a run: versions, commit, digest of the configuration tree."""
+    return {
+        "dpforge": dpforge.__version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "packages": {name: version(name) for name in PACKAGES},
+        "git": git_commit(),
+        "conf_digest": conf_digest(),
+        "device": device,
+    }
+
+
+@cache
+def git_commit() -> str | None:
+    """Return the commit of the source tree, with ``+changes`` if it was edited; ``None`` outside a checkout."""
+    here = Path(__file__).parent
+    try:
+        commit = _git(here, "rev-parse", "HEAD")
+        return commit + ("+changes" if _git(here, "status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True, timeout=10
+    )
+    return done.stdout.strip()
+
+
+def _key(folder: RunDir, experiment: Experiment) -> KeyedRandom:
+    """Return the run's noise streams: from its key file, or from a new key that is on disk first."""
+    kind, path = experiment.privacy.rng, folder.private / "key"
+    if not path.is_file():
+        folder.write_secret(path, fresh_random(kind, experiment.privacy.seed).key)
+    return KeyedRandom(kind, path.read_bytes())
+
+
+def _ledger(folder: RunDir, experiment: Experiment) -> Ledger:
+    if folder.ledger.is_file():
+        ledger = Ledger.open(folder.ledger)
+        _check_same_numerics(folder, ledger)
+        return ledger
+    schema = experiment.dataset.public_schema()
+    plan = experiment.model.plan(schema, experiment.privacy)
+    header = {
+        "rng": experiment.privacy.rng,
+        "schema_digest": schema.digest,
+        "nominal_rows": schema.nominal_rows,
+        "discretization": DISCRETIZATION,
+        "environment": environment(experiment.runtime.device),
+    }
+    return Ledger.create(folder.ledger, plan, header)
+
+
+def _check_same_numerics(folder: RunDir, ledger: Ledger) -> None:
+    """Replayed steps must give the same numbers, or one noise would hide two different sums."""
+    if folder.stage_seconds("fit") is not None:
+        return
+    then, now = ledger.header["environment"]["packages"], environment("")["packages"]
+    changed = [f"{name} {then.get(name)} → {now[name]}" for name in ("torch", "numpy") if then.get(name) != now[name]]
+    if changed:
+        raise RunError(
+            f"the run was interrupted under other versions ({', '.join(changed)}); its steps cannot be replayed"
+            " exactly. Install the versions of its environment.json, or delete the run folder to start anew."
+        )
+
+
+def _data(folder: RunDir, experiment: Experiment, random: KeyedRandom) -> Callable[[], Dataset]:
+    """Return a loader that reads the data once and refuses data other than the run's."""
+    path = folder.private / "data.commitment"
+
+    @cache
+    def load() -> Dataset:
+        data = experiment.dataset.load()
+        commitment = random.commitment(data.fingerprint)
+        if not path.is_file():
+            folder.write_secret(path, commitment.encode())
+        elif path.read_text() != commitment:
+            raise RunError(
+                "the data are not those the run was started with; noise that was drawn for one table is never"
+                " used for another. Use another study=…, or delete the run folder."
+            )
+        return data
+
+    return load
+
+
+def _check_own_data(folder: RunDir, experiment: Experiment) -> None:
+    """Of a finished run on an own file: refuse to pass it off as a run on changed data."""
+    if getattr(experiment.dataset, "path", None) is None:
+        return
+    _data(folder, experiment, _key(folder, experiment))()
+
+
+def _logged_config(folder: RunDir) -> dict[str, Any]:
+    content = OmegaConf.to_container(OmegaConf.load(folder.config), resolve=True)
+    return {str(key): value for key, value in content.items()} if isinstance(content, dict) else {}
+
+
+def _announce(folder: RunDir, text: str) -> None:
+    certificate = folder.read_json(folder.certificate)
+    epsilon = certificate["epsilon"]
+    facts = {"epsilon": epsilon, "rng": certificate["rng"]}
+    stated = warning_line(facts) or f"ε {epsilon:.4g} at δ {certificate['delta']:g}"
+    print(f"{folder.root}: {text} ({stated})")
+
+
+@contextmanager
+def _locked(folder: RunDir) -> Iterator[None]:
+    lock = FileLock(folder.lock, timeout=0)
+    try:
+        with lock:
+            yield
+    except Timeout as error:
+        raise RunError(
+            f"another process works on {folder.root}. Wait for it, or use another study=… or seed=…."
+        ) from error
+
+
+@contextmanager
+def _recorded(folder: RunDir) -> Iterator[None]:
+    """Log to the run folder; record how the attempt ended."""
+    try:
+        handler = logging.FileHandler(folder.log, encoding="utf-8")
+    except OSError as error:
+        raise RunError(f"{folder.log} cannot be written ({error.strerror}). Free the disk.") from error
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    shown = logging.StreamHandler()
+    shown.setLevel(logging.INFO)
+    _log.addHandler(handler)
+    _log.addHandler(shown)
+    _log.setLevel(logging.INFO)
+    propagate, _log.propagate = _log.propagate, False
+    try:
+        yield
+    except (Interrupted, KeyboardInterrupt):
+        _log.info("interrupted")
+        raise
+    except Exception as error:
+        _record_failure(folder, error)
+        raise
+    finally:
+        _log.removeHandler(handler)
+        _log.removeHandler(shown)
+        _log.propagate = propagate
+        handler.close()
+
+
+def _record_failure(folder: RunDir, error: Exception) -> None:
+    """Keep the traceback for its owner; a disk that is full must not hide the error itself."""
+    said = str(error) if isinstance(error, DPForgeError) else type(error).__name__
+    _log.error("failed: %s", said)
+    try:
+        folder.set_status("failed", error=said)
+        handle = os.open(folder.traceback, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write("".join(traceback.format_exception(error)))
+    except (OSError, RunError):
+        _log.warning("the failure could not be recorded in the run folder")

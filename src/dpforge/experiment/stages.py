@@ -1,0 +1,189 @@
+"""The stages of a run: fit, sample, evaluate. Each is skipped if an earlier attempt finished it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from signal import SIGINT, SIGTERM, getsignal, signal
+from typing import Any
+
+import pandas as pd
+import torch
+
+from dpforge.configuration.building import Experiment
+from dpforge.data import Dataset
+from dpforge.data.table import write_table
+from dpforge.errors import Interrupted, RunError
+from dpforge.evaluation import Results
+from dpforge.experiment.display import Display, Stage
+from dpforge.experiment.rundir import RunDir
+from dpforge.experiment.tracking import Tracker, Value, Visibility
+from dpforge.generators.base import FittedTable, RunContext
+from dpforge.generators.storage import load_state
+from dpforge.privacy.mechanisms import PrivateAccess
+from dpforge.privacy.rng import public_random
+
+PREVIEW_ROWS = 20
+
+
+class StopFlag:
+    """Becomes true on SIGTERM or the first Ctrl-C; the run then ends at its next step."""
+
+    def __init__(self) -> None:
+        self.raised = False
+
+    def __call__(self) -> bool:
+        return self.raised
+
+    def check(self) -> None:
+        """Raise ``Interrupted`` if the run was asked to stop."""
+        if self.raised:
+            raise Interrupted("stopped between two stages; the same command continues the run.")
+
+    def _handle(self, number: int, frame: Any) -> None:
+        if self.raised and number == SIGINT:
+            raise KeyboardInterrupt
+        self.raised = True
+
+    @contextmanager
+    def installed(self) -> Iterator[StopFlag]:
+        """Listen to signals while the block runs (main thread only)."""
+        if threading.current_thread() is not threading.main_thread():
+            yield self
+            return
+        before = {number: getsignal(number) for number in (SIGTERM, SIGINT)}
+        try:
+            for number in before:
+                signal(number, self._handle)
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal(number, handler)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the stages of one run share."""
+
+    experiment: Experiment
+    folder: RunDir
+    access: PrivateAccess
+    tracker: Tracker
+    display: Display
+    stopping: StopFlag
+    load: Callable[[], Dataset]
+
+    def seconds(self, stage: str) -> float | None:
+        """Return how long a finished stage took."""
+        return self.folder.stage_seconds(stage)
+
+
+def fit(work: Work) -> FittedTable:
+    """Fit the generator, or load it if an earlier attempt finished."""
+    model = work.experiment.model
+    if work.seconds("fit") is not None:
+        return model.load(work.folder.model)
+    if work.experiment.runtime.threads:
+        torch.set_num_threads(work.experiment.runtime.threads)
+    start = time.perf_counter()
+    earlier = float(work.folder.status().get("earlier_fit_seconds", 0.0))
+    try:
+        fitted = model.fit(work.load(), _context(work))
+    except Interrupted:
+        work.folder.set_status("running", earlier_fit_seconds=earlier + time.perf_counter() - start)
+        raise
+    fitted.save(work.folder.model)
+    work.access.ledger.check_complete()
+    work.folder.finish_stage("fit", earlier + time.perf_counter() - start)
+    return fitted
+
+
+def _context(work: Work) -> RunContext:
+    state = load_state(work.folder.checkpoints)
+    work.tracker.resume(int(state["step"]) + 1 if state else 1)
+    stage = _LazyStage(work.display, f"fit {work.experiment.model.name}")
+
+    def log(step: int, values: Mapping[str, float], visibility: str) -> None:
+        kind = Visibility(visibility)
+        work.tracker.log(step, {name: Value(value, kind) for name, value in values.items()})
+
+    def progress(done: int, total: int, values: Mapping[str, float]) -> None:
+        if "loss" in values:
+            work.tracker.taint("train/loss", "terminal")
+        stage.move(done, total, values)
+
+    return RunContext(
+        access=work.access,
+        spec=work.experiment.privacy,
+        runtime=work.experiment.runtime,
+        seed=work.experiment.seed,
+        checkpoints=work.folder.checkpoints,
+        log=log,
+        progress=progress,
+        stopping=work.stopping,
+    )
+
+
+class _LazyStage:
+    """A stage on the display whose total is known at its first step only."""
+
+    def __init__(self, display: Display, name: str) -> None:
+        self._display, self._name = display, name
+        self._stage: Stage | None = None
+        self._done = 0
+
+    def move(self, done: int, total: int, fields: Mapping[str, Any]) -> None:
+        """Show that ``done`` of ``total`` steps are complete."""
+        if self._stage is None:
+            self._stage = self._display.task(self._name, total)
+        self._stage.advance(done - self._done, **fields)
+        self._done = done
+
+
+def sample(work: Work, fitted: FittedTable) -> pd.DataFrame:
+    """Write the synthetic table, or read it if an earlier attempt finished."""
+    path = work.folder.synthetic
+    if work.seconds("sample") is not None and path.is_file():
+        return _read(path)
+    work.stopping.check()
+    start = time.perf_counter()
+    schema = fitted.schema
+    rows = work.experiment.rows or schema.rows.value or schema.nominal_rows
+    with work.display.task("sample", rows) as stage:
+        table = fitted.sample(rows, public_random(work.experiment.seed).generator("sample"))
+        stage.advance(rows)
+    write_table(table, path)
+    write_table(table.head(PREVIEW_ROWS), work.folder.preview)
+    work.folder.finish_stage("sample", time.perf_counter() - start)
+    return table
+
+
+def _read(path: Any) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"{path.name} is damaged ({type(error).__name__}). Delete the folder 'samples' of the run and start"
+            " the same command again; sampling again costs no privacy."
+        ) from error
+
+
+def evaluate(work: Work, fitted: FittedTable, synthetic: pd.DataFrame) -> Results:
+    """Score the synthetic table against real rows; every score is private."""
+    work.stopping.check()
+    start = time.perf_counter()
+    data = work.load()
+    stage = _LazyStage(work.display, "evaluate")
+
+    def progress(name: str, done: int, total: int) -> None:
+        work.stopping.check()
+        stage.move(done, total, {})
+
+    results = work.experiment.evaluation.evaluate(
+        data.train, data.holdout, synthetic, fitted.schema, seed=work.experiment.seed, progress=progress
+    )
+    work.folder.finish_stage("evaluate", time.perf_counter() - start)
+    return results

@@ -1,0 +1,99 @@
+"""Files of a generator: training state that survives a kill, and finished models. No pickles."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from dpforge.data import Schema
+from dpforge.data.schema import schema_from_dict
+from dpforge.errors import RunError
+
+DIGEST = 32
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a file so that a reader sees the old content or the new, never a part.
+
+    Raises:
+        RunError: The disk is full or cannot be written.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise RunError(
+            f"{path.name} cannot be written ({error.strerror}). Free the disk and start the same command again;"
+            " the run continues where it was."
+        ) from error
+
+
+def save_state(folder: Path, state: Mapping[str, Any]) -> None:
+    """Write training state with its digest; the state before it is kept as a fallback."""
+    buffer = io.BytesIO()
+    torch.save(dict(state), buffer)
+    payload = buffer.getvalue()
+    current = folder / "state.pt"
+    if current.exists():
+        os.replace(current, folder / "state.previous.pt")
+    write_atomic(current, hashlib.sha256(payload).digest() + payload)
+
+
+def load_state(folder: Path) -> dict[str, Any] | None:
+    """Return the newest undamaged training state, or ``None`` to start at step 0.
+
+    A damaged file costs time only: the steps after the state before it are replayed with the same keys.
+    """
+    for name in ("state.pt", "state.previous.pt"):
+        path = folder / name
+        data = path.read_bytes() if path.is_file() else b""
+        if len(data) > DIGEST and hashlib.sha256(data[DIGEST:]).digest() == data[:DIGEST]:
+            return torch.load(io.BytesIO(data[DIGEST:]), weights_only=True)
+    return None
+
+
+def save_model(folder: Path, tensors: Mapping[str, torch.Tensor], arrays: Mapping[str, Any], schema: Schema) -> None:
+    """Write a finished model: ``model.safetensors`` and ``model.json`` (schema with released values, arrays)."""
+    path = folder / "model.safetensors"
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
+        os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"{path.name} cannot be written ({error}). Free the disk and start again.") from error
+    text = json.dumps({"schema": schema.to_dict(), "arrays": arrays}, default=_plain)
+    write_atomic(folder / "model.json", text.encode())
+
+
+def load_model(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any], Schema]:
+    """Read back :func:`save_model`; raises ``RunError`` if a file is missing or damaged."""
+    try:
+        tensors = load_file(folder / "model.safetensors")
+        document = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+        return tensors, document["arrays"], schema_from_dict(document["schema"])
+    except (OSError, SafetensorError, ValueError, KeyError, UnicodeDecodeError) as error:
+        raise RunError(
+            f"the model in {folder.name} is missing or damaged ({type(error).__name__})."
+            " Delete the folder and start the same command again to fit it anew."
+        ) from error
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} has no JSON form")

@@ -1,0 +1,54 @@
+"""Linear layers with a fixed sparsity pattern."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class MaskedLinear(nn.Linear):
+    r"""Linear layer whose weight is multiplied by a fixed binary mask.
+
+    .. math:: y = x (W \odot M)^\top + b
+
+    The mask is a plain attribute, not a buffer: per-example gradient hooks refuse layers with buffers.
+    Entries under the mask start at zero, receive no gradient and stay zero.
+
+    Args:
+        mask: Connections to keep, shape ``(out_features, in_features)``.
+
+    References:
+        Germain et al., *MADE: Masked Autoencoder for Distribution Estimation* (ICML 2015).
+    """
+
+    def __init__(self, mask: Tensor) -> None:
+        self.mask = torch.ones(1)
+        super().__init__(mask.shape[1], mask.shape[0])
+        self.mask = mask.to(self.weight.dtype)
+        self.reset_masked()
+
+    def reset_masked(self) -> None:
+        """Draw each row uniformly within 1/sqrt of its number of kept inputs."""
+        fan_in = self.mask.sum(dim=1, keepdim=True).clamp(min=1)
+        with torch.no_grad():
+            self.weight.uniform_(-1, 1).mul_(self.mask / fan_in.sqrt())
+            self.bias.uniform_(-1, 1).div_(fan_in.squeeze(1).sqrt())
+
+    def zero_(self) -> MaskedLinear:
+        """Set weight and bias to zero, so that the layer starts as the constant 0."""
+        with torch.no_grad():
+            self.weight.zero_()
+            self.bias.zero_()
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(…, in_features)`` to ``(…, out_features)``."""
+        return functional.linear(x, self.weight * self.mask, self.bias)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MaskedLinear:
+        super()._apply(fn, recurse)
+        self.mask = fn(self.mask)
+        return self

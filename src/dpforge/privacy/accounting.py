@@ -1,0 +1,191 @@
+"""Epsilon of an event tree, and the noise that a target epsilon asks for.
+
+Accountant of record: privacy loss distributions of dp-accounting, pessimistic estimate, discretisation
+1e-4, add-or-remove-one relation. RDP is reported beside it. Other relations are handled by converting
+the sensitivity, never by the accountant.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from functools import lru_cache
+
+import dp_accounting
+from dp_accounting.pld import common
+from dp_accounting.pld import privacy_loss_distribution as pld
+from dp_accounting.rdp import RdpAccountant
+from scipy import optimize, stats
+
+from dpforge.errors import PrivacyError
+from dpforge.privacy.events import (
+    Composed,
+    EpsilonDelta,
+    Event,
+    Gaussian,
+    Laplace,
+    NonPrivate,
+    PoissonSampled,
+    ZCDp,
+    leaves,
+)
+
+DISCRETIZATION = 1e-4
+# Opacus' orders and a few large ones, which small epsilons need.
+RDP_ORDERS = (*(1 + x / 10 for x in range(1, 100)), *range(12, 64), 96, 128, 256, 512, 1024)
+_TINY = 1e-300
+# dp-accounting warns about every order at which a series does not converge; it leaves those out by itself.
+logging.getLogger("absl").setLevel(logging.ERROR)
+
+
+@lru_cache(maxsize=4096)
+def epsilon(event: Event, delta: float, accountant: str = "pld") -> float:
+    """Return the epsilon of ``event`` at ``delta``; ``inf`` if there is none.
+
+    Args:
+        event: The whole composition.
+        delta: Probability in (0, 1).
+        accountant: ``"pld"`` (of record) or ``"rdp"``.
+
+    Raises:
+        PrivacyError: PLD of a tree with a zCDP leaf, which only RDP can certify.
+    """
+    flat = [(leaf, count) for leaf, count in leaves(event) if count > 0]
+    if any(_is_noiseless(leaf) for leaf, _ in flat):
+        return math.inf
+    return _epsilon_pld(flat, delta) if accountant == "pld" else _epsilon_rdp(flat, delta)
+
+
+def certifying_accountant(event: Event) -> str:
+    """Return the accountant of record for a tree: PLD, or RDP where zCDP reservations occur."""
+    return "rdp" if any(isinstance(leaf, ZCDp) for leaf, _ in leaves(event)) else "pld"
+
+
+def _is_noiseless(leaf: Event) -> bool:
+    inner = leaf.event if isinstance(leaf, PoissonSampled) else leaf
+    return isinstance(inner, NonPrivate) or getattr(inner, "noise_multiplier", 1.0) == 0
+
+
+def _epsilon_pld(flat: list[tuple[Event, int]], delta: float) -> float:
+    total = pld.identity(DISCRETIZATION)
+    for leaf, count in flat:
+        total = total.compose(_leaf_pld(leaf, count))
+    return float(total.get_epsilon_for_delta(delta))
+
+
+def _leaf_pld(leaf: Event, count: int) -> pld.PrivacyLossDistribution:
+    match leaf:
+        case Gaussian(noise_multiplier):
+            return pld.from_gaussian_mechanism(
+                noise_multiplier / math.sqrt(count), value_discretization_interval=DISCRETIZATION
+            )
+        case PoissonSampled(rate, Gaussian(noise_multiplier)):
+            one = pld.from_gaussian_mechanism(
+                noise_multiplier, value_discretization_interval=DISCRETIZATION, sampling_prob=rate
+            )
+        case Laplace(noise_multiplier):
+            one = pld.from_laplace_mechanism(noise_multiplier, value_discretization_interval=DISCRETIZATION)
+        case EpsilonDelta(brick_epsilon, brick_delta):
+            one = pld.from_privacy_parameters(
+                common.DifferentialPrivacyParameters(brick_epsilon, brick_delta),
+                value_discretization_interval=DISCRETIZATION,
+            )
+        case _:
+            raise PrivacyError(f"PLD cannot certify {type(leaf).__name__}; use the RDP accountant for this tree.")
+    return one.self_compose(count) if count > 1 else one
+
+
+def _epsilon_rdp(flat: list[tuple[Event, int]], delta: float) -> float:
+    accountant = RdpAccountant(orders=RDP_ORDERS)
+    for leaf, count in flat:
+        if isinstance(leaf, EpsilonDelta):
+            delta -= count * leaf.delta
+        accountant.compose(_to_dp_accounting(leaf), count)
+    return float(accountant.get_epsilon(delta)) if delta > 0 else math.inf
+
+
+def _to_dp_accounting(leaf: Event) -> dp_accounting.DpEvent:
+    match leaf:
+        case Gaussian(noise_multiplier):
+            return dp_accounting.GaussianDpEvent(noise_multiplier)
+        case Laplace(noise_multiplier):
+            return dp_accounting.LaplaceDpEvent(noise_multiplier)
+        case ZCDp(rho):
+            return dp_accounting.ZCDpEvent(rho)
+        case EpsilonDelta(brick_epsilon, _):
+            # Pure epsilon-DP is (epsilon^2 / 2)-zCDP; its delta is taken off the total (spec, section 3).
+            return dp_accounting.ZCDpEvent(brick_epsilon**2 / 2)
+        case PoissonSampled(rate, inner):
+            return dp_accounting.PoissonSampledDpEvent(rate, _to_dp_accounting(inner))
+        case _:
+            raise PrivacyError(f"RDP cannot certify {type(leaf).__name__}.")
+
+
+def gaussian_delta(mu: float, epsilon_: float) -> float:
+    """Exact delta of one Gaussian mechanism of mean shift ``mu`` (Balle and Wang, 2018, Theorem 8)."""
+    left = stats.norm.cdf(mu / 2 - epsilon_ / mu)
+    right = math.exp(epsilon_ + stats.norm.logcdf(-mu / 2 - epsilon_ / mu))
+    return max(float(left - right), _TINY)
+
+
+def gaussian_noise_multiplier(epsilon_: float, delta: float) -> float:
+    """Return z(epsilon, delta): the multiplier at which one Gaussian mechanism is exactly (epsilon, delta)-DP."""
+
+    def excess(log_mu: float) -> float:
+        return math.log(gaussian_delta(math.exp(log_mu), epsilon_)) - math.log(delta)
+
+    return math.exp(-float(optimize.brentq(excess, math.log(1e-6), math.log(1e3), xtol=1e-13)))
+
+
+def calibrate(event_of: Callable[[float], Event], target_epsilon: float, delta: float) -> float:
+    """Return the smallest noise multiplier whose whole composition stays within the target.
+
+    Args:
+        event_of: Maps a noise multiplier to the complete event tree; epsilon must fall with it.
+        target_epsilon: Positive.
+        delta: In (0, 1).
+
+    Raises:
+        PrivacyError: No multiplier up to 1e6 suffices, because other events already spend the budget.
+    """
+    tree = event_of(1.0)
+    accountant = certifying_accountant(tree)
+    high = _upper_bracket(event_of, target_epsilon, delta, accountant)
+    low = high
+    while epsilon(event_of(low), delta, accountant) <= target_epsilon:
+        high, low = low, low * 0.7
+
+    def excess(multiplier: float) -> float:
+        return epsilon(event_of(multiplier), delta, accountant) - target_epsilon
+
+    multiplier = float(optimize.brentq(excess, low, high, rtol=1e-10, xtol=1e-10))
+    while excess(multiplier) > 0:
+        multiplier *= 1 + 1e-9
+    return multiplier
+
+
+def _upper_bracket(event_of: Callable[[float], Event], target: float, delta: float, accountant: str) -> float:
+    high = 1.0
+    while epsilon(event_of(high), delta, accountant) > target:
+        high *= 1.5
+        if high > 1e6:
+            raise PrivacyError(
+                f"target_epsilon={target:g} cannot be met at delta={delta:g}: the other events of the plan already"
+                " spend it. Raise the target, or lower the epsilon of private bounds and categories."
+            )
+    return high
+
+
+def compose(*events: Event) -> Composed:
+    """Return the composition of ``events``."""
+    return Composed(tuple(events))
+
+
+def central_limit_mu(sampling_rate: float, noise_multiplier: float, steps: int) -> float:
+    """Gaussian-DP approximation of DP-SGD: mu = q sqrt(T (exp(1/sigma^2) - 1)).
+
+    Used to divide a budget, never to certify one (Bu et al., *Deep Learning with Gaussian Differential
+    Privacy*, 2020, corollary 4).
+    """
+    return sampling_rate * math.sqrt(steps * math.expm1(1 / noise_multiplier**2))

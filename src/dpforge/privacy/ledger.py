@@ -1,0 +1,205 @@
+"""The ledger: what a run really reserved, on disk before any noise exists.
+
+One JSON object a line; each line carries the SHA-256 of the line before, so a stranger can see that
+nothing was taken out. The header holds the authorised plan and the public inputs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dpforge.errors import BudgetExceeded, PlanMismatch, PrivacyError, RunError
+from dpforge.privacy.plan import Plan, plan_from_json
+
+GENESIS = "0" * 64
+
+
+class Ledger:
+    """Append-only record of one run.
+
+    Use :meth:`create` for a new run and :meth:`open` for one that was interrupted.
+    """
+
+    def __init__(self, path: Path, records: list[dict[str, Any]], last_hash: str) -> None:
+        self.path = path
+        self._records = records
+        self._last_hash = last_hash
+        self.plan: Plan = plan_from_json(records[0]["plan"]) if records else Plan((), 0.0)
+        self._reserved = {piece.name: 0 for piece in self.plan.pieces}
+        for record in records:
+            if record["kind"] == "reserve":
+                self._reserved[record["piece"]] += record["count"]
+
+    @classmethod
+    def create(cls, path: Path, plan: Plan, header: Mapping[str, Any]) -> Ledger:
+        """Start a ledger with its header; raises ``RunError`` if the file exists already."""
+        if path.exists():
+            raise RunError(f"{path} exists already; a ledger is never written twice. Resume the run instead.")
+        ledger = cls(path, [], GENESIS)
+        ledger._append({"kind": "header", "plan": plan.to_json(), **header})
+        return cls(path, ledger._records, ledger._last_hash)
+
+    @classmethod
+    def open(cls, path: Path) -> Ledger:
+        """Read an interrupted ledger back; a torn last line (its noise was never drawn) is cut off.
+
+        Raises:
+            RunError: The file is missing or its chain is broken; the text names the line.
+        """
+        lines, whole = _read_lines(path)
+        records, last = [], GENESIS
+        for number, line in enumerate(lines, start=1):
+            record = _parse(line, number, path)
+            if record.get("previous") != last:
+                raise RunError(f"{path.name} line {number} does not continue the line before: it was altered.")
+            records.append(record)
+            last = _digest(line)
+        if not records or records[0].get("kind") != "header":
+            raise RunError(f"{path.name} has no header. Delete the run folder to start anew.")
+        if whole < path.stat().st_size:
+            os.truncate(path, whole)
+        return cls(path, records, last)
+
+    @property
+    def header(self) -> dict[str, Any]:
+        """The first record."""
+        return self._records[0]
+
+    @property
+    def last_hash(self) -> str:
+        """SHA-256 of the last line: what a certificate refers to."""
+        return self._last_hash
+
+    @property
+    def closed(self) -> bool:
+        """Whether the run ended with ledger == plan."""
+        return any(record["kind"] == "close" for record in self._records)
+
+    def reserved(self, name: str) -> int:
+        """Return how often the piece ``name`` has been reserved, in all attempts."""
+        return self._reserved[self.plan.piece(name).name]
+
+    def reserve(self, name: str, count: int, *, key_id: str, **details: Any) -> None:
+        """Write a reservation and wait until it is on disk. Only then may noise be drawn.
+
+        Args:
+            name: Piece of the plan.
+            count: Number of uses.
+            key_id: Commitment to the key that the noise will come from.
+            details: Clip, normaliser, sampler, … for the record.
+
+        Raises:
+            BudgetExceeded: The plan authorises fewer uses; nothing was written.
+            PrivacyError: The key is not the one earlier reservations were made with.
+        """
+        piece = self.plan.piece(name)
+        done = self._reserved[name]
+        if done + count > piece.count:
+            raise BudgetExceeded(
+                f"'{name}' would be used {done + count} times; the plan authorises {piece.count}. No noise was drawn."
+            )
+        self.check_key(key_id)
+        self._append(
+            {
+                "kind": "reserve",
+                "piece": name,
+                "mechanism": piece.mechanism,
+                "event": piece.event.to_json(),
+                "count": count,
+                "first": done,
+                "sensitivity": piece.sensitivity,
+                "reason": piece.reason,
+                "key_id": key_id,
+                **details,
+            }
+        )
+        self._reserved[name] = done + count
+
+    def commit(self, name: str, steps: int) -> None:
+        """Record that the first ``steps`` uses of a piece are part of a saved state."""
+        self._append({"kind": "commit", "piece": name, "steps": steps})
+
+    def taint(self, name: str, sink: str) -> None:
+        """Record that ``sink`` received the private value ``name``."""
+        self._append({"kind": "taint", "name": name, "sink": sink})
+
+    def taints(self) -> dict[str, list[str]]:
+        """Return the private names that each sink received."""
+        found: dict[str, list[str]] = {}
+        for record in self._records:
+            if record["kind"] == "taint" and record["name"] not in found.setdefault(record["sink"], []):
+                found[record["sink"]].append(record["name"])
+        return found
+
+    def check_complete(self) -> None:
+        """Raise ``PlanMismatch`` unless every piece was reserved exactly as often as planned."""
+        wrong = [
+            f"'{piece.name}' {self._reserved[piece.name]} of {piece.count}"
+            for piece in self.plan.pieces
+            if self._reserved[piece.name] != piece.count
+        ]
+        if wrong:
+            raise PlanMismatch(f"the ledger differs from the plan: reserved {', '.join(wrong)} times.")
+
+    def close(self) -> None:
+        """End the private part of the run; raises ``PlanMismatch`` if ledger and plan differ."""
+        if self.closed:
+            return
+        self.check_complete()
+        self._append({"kind": "close"})
+
+    def check_key(self, key_id: str) -> None:
+        """Raise ``PrivacyError`` if earlier reservations were made with another key."""
+        known = {record["key_id"] for record in self._records if record["kind"] == "reserve"}
+        if known and key_id not in known:
+            raise PrivacyError(
+                "this run reserved noise with a key that is gone (private/key was replaced)."
+                " Its spent steps cannot be replayed; delete the run folder to start a new run."
+            )
+
+    def _append(self, record: dict[str, Any]) -> None:
+        record = {"seq": len(self._records), **record, "previous": self._last_hash}
+        line = json.dumps(record, separators=(",", ":"), allow_nan=False)
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise RunError(
+                f"the ledger {self.path.name} cannot be written ({error.strerror}); no noise was drawn."
+                " Free the disk and start the same command again."
+            ) from error
+        self._records.append(record)
+        self._last_hash = _digest(line)
+
+
+def _digest(line: str) -> str:
+    return hashlib.sha256(line.encode()).hexdigest()
+
+
+def _read_lines(path: Path) -> tuple[list[str], int]:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise RunError(f"the ledger {path} cannot be read ({error.strerror}).") from error
+    whole = data.rfind(b"\n") + 1
+    try:
+        return data[:whole].decode("utf-8").splitlines(), whole
+    except UnicodeDecodeError as error:
+        raise RunError(f"{path.name} is damaged: byte {error.start} is not text.") from error
+
+
+def _parse(line: str, number: int, path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise RunError(f"{path.name} line {number} is damaged: {error.msg}.") from error
+    if not isinstance(record, dict) or "kind" not in record:
+        raise RunError(f"{path.name} line {number} is not a ledger record.")
+    return record

@@ -1,0 +1,260 @@
+"""The only door to private values: reserve, add noise, release.
+
+Every generator receives one :class:`PrivateAccess`. What goes through it is in the ledger before its
+noise exists; observers (tests, audits) see each value before and after.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy import special
+
+from dpforge.errors import PrivacyError
+from dpforge.privacy.events import EpsilonDelta
+from dpforge.privacy.ledger import Ledger
+from dpforge.privacy.plan import Piece
+from dpforge.privacy.rng import KeyedRandom
+
+BLOCK = 64
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One release as a test or an audit sees it.
+
+    Args:
+        name: Piece of the plan.
+        step: Index of the use, from 0.
+        value: Value before noise, flat.
+        noise: What was added, flat, same length.
+        sensitivity: Declared L2 sensitivity of ``value`` (after the scaling of the release).
+        scale: Declared standard deviation of each noise entry.
+    """
+
+    name: str
+    step: int
+    value: np.ndarray
+    noise: np.ndarray
+    sensitivity: float
+    scale: float
+
+
+Observer = Callable[[Observation], None]
+
+
+class PrivateAccess:
+    """Reserves, draws and adds noise for the pieces of one plan.
+
+    Args:
+        ledger: Open ledger of the run; its plan says what is authorised.
+        random: Keyed streams of the run's secret key.
+        observers: Called with every release; for tests and audits only, they see private values.
+    """
+
+    def __init__(self, ledger: Ledger, random: KeyedRandom, observers: Sequence[Observer] = ()) -> None:
+        ledger.check_key(random.key_id)
+        self.ledger = ledger
+        self.random = random
+        self._observers = tuple(observers)
+
+    def piece(self, name: str) -> Piece:
+        """Return a piece of the authorised plan."""
+        return self.ledger.plan.piece(name)
+
+    def reserve(self, name: str, upto: int, **details: object) -> None:
+        """Make sure that the uses ``0 … upto-1`` of a piece are reserved, in whole blocks.
+
+        Uses that an earlier attempt reserved are replayed with the same key, hence not charged again.
+        """
+        piece = self.piece(name)
+        done = self.ledger.reserved(name)
+        if upto <= done:
+            return
+        whole = min(math.ceil(upto / BLOCK) * BLOCK, piece.count) if piece.count > 1 else upto
+        self.ledger.reserve(name, max(whole, upto) - done, key_id=self.random.key_id, **details)
+
+    def open_access(self, name: str) -> None:
+        """Record an access that the plan declares non-private (``privacy=none``)."""
+        if self.piece(name).mechanism != "none":
+            raise PrivacyError(f"'{name}' is a private piece of the plan; it cannot be read without noise.")
+        self.reserve(name, 1)
+
+    def gaussian(self, name: str, value: np.ndarray, *, step: int = 0, **details: object) -> np.ndarray:
+        """Release a vector with Gaussian noise of scale sensitivity times noise multiplier.
+
+        Args:
+            name: Piece of the plan; its declared sensitivity bounds ``value``.
+            value: Any shape, float64.
+            step: Index of the use.
+            details: For the ledger.
+        """
+        piece = self.piece(name)
+        self.reserve(name, step + 1, **details)
+        scale = piece.sensitivity * piece.noise_multiplier
+        noise = np.zeros(value.size)
+        if scale > 0:
+            noise = scale * self.random.normal(f"{name}/noise", step, value.size).numpy().astype(np.float64)
+        self._observe(piece, step, value.reshape(-1), noise, scale)
+        return value + noise.reshape(value.shape)
+
+    def histograms(
+        self, name: str, counts: Sequence[np.ndarray], weights: Sequence[float], **details: object
+    ) -> list[np.ndarray]:
+        """Release several histograms as one vector with rounded Gaussian (or Laplace) noise.
+
+        Args:
+            name: Piece of the plan. Its sensitivity is that of the vector of all ``counts`` times ``weights``.
+            counts: One integer histogram a column, shapes ``(K_j,)``.
+            weights: Positive; column j gets noise of scale sensitivity times multiplier over ``weights[j]``.
+
+        Returns:
+            Noisy counts as float64, same shapes; negative entries are possible.
+        """
+        piece = self.piece(name)
+        self.reserve(name, 1, **details)
+        scale = piece.sensitivity * piece.noise_multiplier
+        noisy, values, noises = [], [], []
+        for column, (count, weight) in enumerate(zip(counts, weights, strict=True)):
+            noise = np.zeros(count.size)
+            if scale > 0:
+                uniforms = self.random.uniform(f"{name}/noise/{column}", 0, count.size)
+                noise = _COUNT_NOISE[piece.mechanism](uniforms, scale / weight)
+            noisy.append(count + noise)
+            values.append(count * weight)
+            noises.append(noise * weight)
+        self._observe(piece, 0, np.concatenate(values), np.concatenate(noises), scale)
+        return noisy
+
+    def gaussian_sum(self, name: str, step: int, parts: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Add noise to a clipped sum in place; call :meth:`reserve` for its block first.
+
+        Args:
+            name: Piece of the plan.
+            step: Index of the use.
+            parts: The sum, one tensor a parameter.
+
+        Returns:
+            The same tensors, now noisy.
+
+        Raises:
+            PrivacyError: The step has not been reserved.
+        """
+        piece = self.piece(name)
+        if step >= self.ledger.reserved(name):
+            raise PrivacyError(f"step {step} of '{name}' has not been reserved; no noise was drawn.")
+        scale = piece.sensitivity * piece.noise_multiplier
+        noise = self.random.normal(f"{name}/noise", step, sum(part.numel() for part in parts)).mul_(scale)
+        if self._observers:
+            value = torch.cat([part.reshape(-1) for part in parts]).double().cpu().numpy()
+            self._observe(piece, step, value, noise.double().numpy(), scale)
+        pieces = noise.split([part.numel() for part in parts])
+        for part, addend in zip(parts, pieces, strict=True):
+            part.add_(addend.to(part.device).view_as(part))
+        return list(parts)
+
+    def quantile(self, name: str, step: int, column: np.ndarray, grid: np.ndarray, level: float) -> float:
+        """Release a quantile by the exponential mechanism over a public grid.
+
+        Args:
+            name: Piece of the plan, ``EpsilonDelta(epsilon, 0)``.
+            step: Index of the use.
+            column: Private values, missing ones left out; clipped to the grid's range.
+            grid: Candidates, ascending.
+            level: In (0, 1). Utility −|#{x < z} − level·N| has sensitivity max(level, 1−level).
+        """
+        piece = self.piece(name)
+        self.reserve(name, step + 1)
+        below = np.searchsorted(np.sort(np.clip(column, grid[0], grid[-1])), grid)
+        utility = -np.abs(below - level * column.size)
+        if not isinstance(piece.event, EpsilonDelta):
+            return float(grid[int(np.argmax(utility))])
+        logits = quantile_logits(utility, piece.event.epsilon, level)
+        uniforms = self.random.uniform(f"{name}/noise", step, grid.size)
+        return float(grid[int(np.argmax(logits - np.log(-np.log(uniforms))))])
+
+    def categories(self, name: str, values: Sequence[str], public: Sequence[str], limit: int | None) -> list[str]:
+        """Release the values that many units hold (partition selection with a threshold).
+
+        Args:
+            name: Piece of the plan, ``EpsilonDelta(epsilon, delta)``.
+            values: One value per unit.
+            public: Values that are always kept.
+            limit: Largest number of values to keep, by noisy count.
+
+        Returns:
+            Kept values in lexicographic order.
+        """
+        piece = self.piece(name)
+        self.reserve(name, 1)
+        names, counts = np.unique(np.asarray(values, dtype=str), return_counts=True)
+        noisy, threshold = counts.astype(float), 0.0
+        if isinstance(piece.event, EpsilonDelta):
+            uniforms = self.random.uniform(f"{name}/noise", 0, names.size)
+            noisy = counts + discrete_laplace(uniforms, piece.event.epsilon)
+            threshold = category_threshold(piece.event.epsilon, piece.event.delta)
+        kept = [(float(n), str(v)) for v, n in zip(names, noisy, strict=True) if n >= threshold]
+        kept = sorted(kept, reverse=True)[: limit or len(kept)]
+        return sorted({value for _, value in kept} | set(public))
+
+    def log_histogram(self, name: str, counts: np.ndarray) -> np.ndarray:
+        """Release one histogram of sensitivity 1 with discrete Laplace noise (piece is pure epsilon)."""
+        piece = self.piece(name)
+        self.reserve(name, 1)
+        if not isinstance(piece.event, EpsilonDelta):
+            return counts.astype(float)
+        noise = discrete_laplace(self.random.uniform(f"{name}/noise", 0, counts.size), piece.event.epsilon)
+        return counts + noise
+
+    def _observe(self, piece: Piece, step: int, value: np.ndarray, noise: np.ndarray, scale: float) -> None:
+        for observer in self._observers:
+            observer(Observation(piece.name, step, value.copy(), noise.copy(), piece.sensitivity, scale))
+
+
+def rounded_gaussian(uniforms: np.ndarray, scale: float) -> np.ndarray:
+    """Map uniforms in (0, 1) to Gaussian noise of standard deviation ``scale``, rounded to integers.
+
+    Added to integer counts it is the Gaussian mechanism followed by rounding, so its cost is exactly that
+    of the continuous mechanism, and no floating-point residue of the count is left in the output.
+    """
+    return np.rint(scale * special.ndtri(uniforms))
+
+
+def laplace(uniforms: np.ndarray, scale: float) -> np.ndarray:
+    """Map uniforms in (0, 1) to the Laplace distribution of the given scale."""
+    centred = uniforms - 0.5
+    return -scale * np.sign(centred) * np.log1p(-2 * np.abs(centred))
+
+
+_COUNT_NOISE = {"rounded_gaussian": rounded_gaussian, "laplace": laplace}
+
+
+def discrete_laplace(uniforms: np.ndarray, epsilon: float) -> np.ndarray:
+    """Map uniforms to the two-sided geometric distribution with P(x) proportional to exp(-epsilon |x|)."""
+    ratio = math.exp(-epsilon)
+    left = uniforms < 0.5
+    tail = np.where(left, uniforms, 1 - uniforms)
+    magnitude = np.floor(np.log(tail * (1 + ratio)) / -epsilon).clip(min=0)
+    return np.where(left, -magnitude, magnitude)
+
+
+def quantile_logits(utility: np.ndarray, epsilon: float, level: float) -> np.ndarray:
+    """Exponents of the exponential mechanism: epsilon u / (2 max(level, 1 − level))."""
+    return epsilon * utility / (2 * max(level, 1 - level))
+
+
+def category_threshold(epsilon: float, delta: float) -> int:
+    """Threshold for discrete Laplace counts so that a one-unit value is kept with probability <= delta.
+
+    The noise exceeds an integer t with probability exp(−epsilon t)/(1 + exp(−epsilon)).
+    """
+    return 1 + math.ceil(math.log(1 / (delta * (1 + math.exp(-epsilon)))) / epsilon)
+
+
+def gaussian_threshold(scale: float, delta: float) -> float:
+    """Threshold 1 + sigma Phi^-1(1 − delta) for Gaussian noise of standard deviation ``scale``."""
+    return 1 - scale * float(special.ndtri(delta))
