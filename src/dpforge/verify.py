@@ -18,7 +18,7 @@ from typing import Any
 from dp_accounting.pld import common
 from dp_accounting.pld import privacy_loss_distribution as pld
 
-DISCRETIZATION = 1e-4
+GRID: Any = {"value_discretization_interval": 1e-4}
 TOLERANCE = 1e-6
 
 
@@ -83,18 +83,14 @@ def event_pld(event: dict[str, Any], uses: int) -> Any:
     if kind == "non_private" or event.get("noise_multiplier", 1) == 0:
         return None
     if kind == "gaussian" and rate is None:
-        return pld.from_gaussian_mechanism(
-            event["noise_multiplier"] / math.sqrt(uses), value_discretization_interval=DISCRETIZATION
-        )
-    if kind == "gaussian":
-        one = pld.from_gaussian_mechanism(
-            event["noise_multiplier"], value_discretization_interval=DISCRETIZATION, sampling_prob=rate
-        )
+        return pld.from_gaussian_mechanism(event["noise_multiplier"] / math.sqrt(uses), **GRID)
+    if rate is not None:
+        one = pld.from_gaussian_mechanism(event["noise_multiplier"], sampling_prob=rate, **GRID)
     elif kind == "laplace":
-        one = pld.from_laplace_mechanism(event["noise_multiplier"], value_discretization_interval=DISCRETIZATION)
+        one = pld.from_laplace_mechanism(event["noise_multiplier"], **GRID)
     elif kind == "epsilon_delta":
         brick = common.DifferentialPrivacyParameters(event["epsilon"], event["delta"])
-        one = pld.from_privacy_parameters(brick, value_discretization_interval=DISCRETIZATION)
+        one = pld.from_privacy_parameters(brick, **GRID)
     else:
         raise Wrong(f"event of type {kind!r} cannot be certified by this program")
     return one.self_compose(uses) if uses > 1 else one
@@ -102,7 +98,7 @@ def event_pld(event: dict[str, Any], uses: int) -> Any:
 
 def recompute(records: list[dict[str, Any]]) -> float:
     """Return the epsilon of everything reserved, at the header's delta; ``inf`` if something had no noise."""
-    total = pld.identity(DISCRETIZATION)
+    total = pld.identity(**GRID)
     for event, uses in check_reservations(records):
         one = event_pld(event, uses)
         if one is None:
@@ -119,26 +115,26 @@ def compare(run: Path) -> str:
     if certificate["ledger_hash"] != last:
         raise Wrong(f"line {len(records)}: is not the line the certificate was issued for")
     for field in ("delta", "relation", "unit"):
-        if certificate[field] != records[0]["plan"][field]:
-            raise Wrong(f"certificate: {field}={certificate[field]!r}, the ledger says {records[0]['plan'][field]!r}")
+        said, planned = certificate[field], records[0]["plan"][field]
+        if said != planned:
+            raise Wrong(f"certificate: {field}={said!r}, the ledger says {planned!r}")
     stated = math.inf if certificate["epsilon"] is None else float(certificate["epsilon"])
     if not (stated == epsilon or abs(stated - epsilon) <= TOLERANCE):
         raise Wrong(f"certificate: epsilon={stated}, the ledger gives {epsilon}")
-    if records[0]["rng"] == "seeded" and certificate["status"] == "DP":
-        raise Wrong("certificate: calls seeded noise DP; the ledger says rng=seeded")
+    status = "NOT DP" if math.isinf(epsilon) else "RESEARCH NOISE" if records[0]["rng"] == "seeded" else "DP"
+    if certificate["status"] != status:
+        raise Wrong(f"certificate: status={certificate['status']!r}, the ledger says {status!r}")
     if math.isinf(epsilon):
         return f"{run.name}: NOT DP (an access without noise), as its certificate says"
-    label = "" if certificate["status"] == "DP" else f"{certificate['status']}: "
-    return (
-        f"{run.name}: {label}epsilon {epsilon:.6f} at delta {certificate['delta']:g}"
-        f" ({certificate['unit']}-level, {certificate['relation']}), equal to the certificate"
-    )
+    about = f"at delta {certificate['delta']:g} ({certificate['unit']}-level, {certificate['relation']})"
+    label = "" if status == "DP" else f"{status}: "
+    return f"{run.name}: {label}epsilon {epsilon:.6f} {about}, equal to the certificate"
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Command line: one line a run; exit code 1 if any run does not verify."""
     logging.getLogger("absl").setLevel(logging.ERROR)
-    parser = argparse.ArgumentParser(prog="dpforge-verify", description="Recompute epsilon from a run's ledger.")
+    parser = argparse.ArgumentParser(prog="dpforge-verify", description="Recompute epsilon from a ledger.")
     parser.add_argument("run", nargs="+", type=Path, help="run folder with ledger.jsonl and certificate.json")
     failed = False
     for run in parser.parse_args(arguments).run:

@@ -143,6 +143,12 @@ def test_too_large_a_sampling_rate_is_refused():
     )
 
 
+def test_keys_of_another_model_are_not_offered_as_known():
+    found = mistakes("experiment=smoke", "dataset=toy", "model=independent")
+    assert any("unknown key 'model.steps'" in text for text in found)
+    assert not any("model.hidden" in text and "unknown key 'model.hidden'" not in text for text in found)
+
+
 def test_delta_must_be_below_one_over_the_nominal_rows():
     limit = 1 / check(CHEAP).runs[0].schema.nominal_rows
     text = only(f"privacy.delta={limit}")

@@ -14,7 +14,7 @@ import pytest
 from dpforge.cli import account, check, evaluate, main
 from dpforge.cli.errors import clean_errors, describe
 from dpforge.config import compose, groups
-from dpforge.errors import ConfigError, DataError, RunError
+from dpforge.errors import ConfigError, DataError, Interrupted, RunError
 
 CHEAP = ["dataset=toy", "model=independent", "evaluation=quick", "logger=csv"]
 
@@ -139,6 +139,20 @@ def test_an_interrupt_exits_with_130(runs, monkeypatch, capsys):
     monkeypatch.setattr(dpforge.experiment.runner, "run", interrupt)
     assert call(main, *CHEAP) == 130
     assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("words", "started"), [(["seed=0"], 1), (["-m", "seed=0,1,2"], 1)])
+def test_a_signal_to_stop_ends_the_whole_sweep_with_130(runs, monkeypatch, capsys, words, started):
+    calls = []
+
+    def stopped(config, *, identity, overrides):
+        calls.append(config.seed)
+        raise Interrupted("stopped; the same command continues the run.")
+
+    monkeypatch.setattr(dpforge.experiment.runner, "run", stopped)
+    assert call(main, *CHEAP, *words) == 130
+    assert len(calls) == started
+    assert "the same command continues" in capsys.readouterr().err
 
 
 def test_an_edited_configuration_fails_the_jobs_after_the_edit(runs, monkeypatch, capsys):

@@ -6,11 +6,12 @@ import pytest
 
 from dpforge.cli.check import every_choice
 from dpforge.config import check, compose
+from dpforge.generators.dp_maf import DPMAF
 
 GIVEN_NOISE = ["privacy.target_epsilon=null", "privacy.noise_multiplier=2"]  # spares the calibration
 
 
-@pytest.mark.parametrize("overrides", every_choice(), ids=" ".join)
+@pytest.mark.parametrize("overrides", list(every_choice()), ids=" ".join)
 def test_every_file_of_the_tree_passes_the_checks(overrides):
     calibrated = {"privacy=none", "sweep=epsilon"} & set(overrides)
     checked = check([*overrides, *([] if calibrated else GIVEN_NOISE)])
@@ -18,12 +19,13 @@ def test_every_file_of_the_tree_passes_the_checks(overrides):
 
 
 @pytest.mark.parametrize("paper", ["adult", "pums", "power"])
-def test_a_paper_runs_three_budgets_and_five_seeds(paper):
+def test_a_paper_runs_three_budgets_and_five_seeds(monkeypatch, paper):
     config = compose([f"paper=dp_maf/{paper}"])
     assert config.study == f"paper-dp_maf-{paper}"
     assert config.dataset.name == f"{paper}_subset"
     assert (config.model.sampling_rate, config.model.expected_batch_size) == (0.1, None)
-    checked = check([f"paper=dp_maf/{paper}", "model=independent", "~model.sampling_rate", "~model.steps"])
+    monkeypatch.setattr(DPMAF, "plan", lambda self, schema, privacy: None)
+    checked = check([f"paper=dp_maf/{paper}"])
     assert checked.multirun
     assert checked.total == 15
 

@@ -27,7 +27,10 @@ class Images(nn.Module):
     def __init__(self):
         super().__init__()
         self.net = nn.Sequential(
-            nn.Conv2d(2, 4, 3, padding=1, stride=2), nn.GroupNorm(2, 4), nn.ReLU(), nn.Conv2d(4, 4, 3, groups=2)
+            nn.Conv2d(2, 4, 3, padding=1, stride=2),
+            nn.GroupNorm(2, 4),
+            nn.ReLU(),
+            nn.Conv2d(4, 4, 3, groups=2),
         )
         self.head = nn.Linear(4, 1)
 
@@ -88,7 +91,9 @@ def reference(net, x, clip):
     """Sum of clipped gradients, one example and one backward at a time."""
     total = [torch.zeros_like(p) for p in net.parameters()]
     for row in range(len(x)):
-        gradients = torch.autograd.grad(net(x[row : row + 1]).sum(), list(net.parameters()), allow_unused=True)
+        gradients = torch.autograd.grad(
+            net(x[row : row + 1]).sum(), list(net.parameters()), allow_unused=True
+        )
         gradients = [
             torch.zeros_like(p) if g is None else g for p, g in zip(net.parameters(), gradients, strict=True)
         ]
@@ -175,7 +180,9 @@ def test_the_network_is_an_ordinary_module_after_the_engine_closes():
     assert all(p.requires_grad and p.grad is not None for p in net.parameters())
 
 
-@pytest.mark.parametrize("layer", [nn.BatchNorm1d(3), nn.InstanceNorm1d(3, track_running_stats=True), nn.Bilinear(3, 3, 3)])
+@pytest.mark.parametrize(
+    "layer", [nn.BatchNorm1d(3), nn.InstanceNorm1d(3, track_running_stats=True), nn.Bilinear(3, 3, 3)]
+)
 @pytest.mark.parametrize("engine", ENGINES)
 def test_layers_that_mix_examples_or_have_no_rule_are_refused(engine, layer):
     with pytest.raises(PrivacyError):

@@ -153,6 +153,15 @@ def test_a_gzip_file_and_a_parquet_file_hold_the_same_table(read, tmp_path):
     pd.testing.assert_frame_equal(read_table(path, SCHEMA)[0], expected)
 
 
+def test_conforming_moves_a_number_to_the_decimal_it_stands_for():
+    column = {"kind": "numeric", "bounds": {"min": 0, "max": 12}, "granularity": 0.002}
+    schema = schema_from_dict({"nominal_rows": 1, "columns": {"kw": column}})
+    decimals = [str(n / 500) for n in range(6001)]
+    noisy = [float(text) * (1 + 1e-13) for text in decimals]
+    for cells in (decimals, noisy):
+        assert [str(value) for value in conform(pd.DataFrame({"kw": cells}), schema)["kw"]] == decimals
+
+
 def test_codes_agree_however_a_file_writes_whole_numbers(read, tmp_path):
     columns = {
         "sex": {"kind": "categorical", "categories": {"values": [0, 1]}, "nullable": True, "null_tokens": [9]}

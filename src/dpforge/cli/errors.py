@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from dpforge.errors import ConfigError, DPForgeError
+from dpforge.errors import ConfigError, DPForgeError, Interrupted
 
 FAILED = 1
 REFUSED = 2
@@ -25,7 +25,7 @@ DEBUG = "DPFORGE_DEBUG"
 def clean_errors() -> Iterator[None]:
     """Turn an exception into a message on stderr and an exit code.
 
-    ``DPForgeError`` exits with 2, an interrupt with 130, anything else with 1. The text of an unexpected
+    ``DPForgeError`` exits with 2, an interrupt or a run asked to stop with 130, anything else with 1. The text of an unexpected
     exception is withheld, since it may hold a cell of private data; ``DPFORGE_DEBUG=1`` shows it all.
     """
     # dp-accounting warns of every RDP order it leaves out, which is normal and changes no bound.
@@ -44,7 +44,9 @@ def clean_errors() -> Iterator[None]:
 
 
 def exit_code(error: BaseException) -> int:
-    """Return 2 for an error that dpforge raised on purpose, else 1."""
+    """Return 130 for a run asked to stop, 2 for another error raised on purpose, else 1."""
+    if isinstance(error, Interrupted):
+        return INTERRUPTED
     return REFUSED if isinstance(error, DPForgeError) else FAILED
 
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dpforge.cli.errors import FAILED, clean_errors, describe, report
+from dpforge.cli.errors import FAILED, INTERRUPTED, clean_errors, describe, report
+from dpforge.errors import ConfigError, Interrupted
 
 _NOT_OURS = {
     "experimental_rerun": "--experimental-rerun executes a pickle. Repeat the command of the run instead.",
@@ -33,7 +34,7 @@ class Job:
 class Jobs:
     """The task that Hydra calls for every job; remembers what became of each.
 
-    It never raises, so that a failed job does not stop the others of a sweep.
+    It does not raise, so that a failed job does not stop the others of a sweep.
     """
 
     def __init__(self) -> None:
@@ -49,6 +50,8 @@ class Jobs:
         if job.error is not None and self.multirun:
             report(job.error)
         self.done.append(job)
+        if self.multirun and isinstance(job.error, Interrupted):
+            sys.exit(INTERRUPTED)  # the signal was meant for the sweep, not for one job
         return job.state
 
 
@@ -81,8 +84,6 @@ def _main() -> int:
 def _arguments() -> argparse.Namespace:
     from hydra._internal.utils import get_args_parser
 
-    from dpforge.errors import ConfigError
-
     args = get_args_parser().parse_args(sys.argv[1:])
     refused = [text for name, text in _NOT_OURS.items() if getattr(args, name) is not None]
     if refused:
@@ -99,7 +100,6 @@ def _hydra(task: Jobs) -> None:
 
     from dpforge.config import conf_dir, register
     from dpforge.configuration.composing import COMPOSITION_ERRORS, explain
-    from dpforge.errors import ConfigError
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra hand its errors to us instead of printing them
     register()
@@ -144,9 +144,11 @@ def _print_table(jobs: Sequence[Job]) -> None:
 
     colours = {"ok": "green", "skipped": "cyan", "failed": "red"}
     studies = sorted({str(job.folder.parent) for job in jobs if job.folder is not None})
-    table = Table(title="Runs of this sweep", caption=", ".join(studies))
-    for name in ("#", "state", "folder", "overrides"):
-        table.add_column(name, overflow="fold")
+    elsewhere = "" if jobs else "they ran in other processes; status.json in each run folder tells more"
+    table = Table(title="Runs of this sweep", caption=", ".join(studies) or elsewhere)
+    for name in ("#", "state", "folder"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("overrides", overflow="fold")
     for number, job in enumerate(jobs):
         what = describe(job.error)[0] if job.error is not None else " ".join(job.overrides)
         folder = job.folder.name if job.folder is not None else "-"

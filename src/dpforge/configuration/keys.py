@@ -82,12 +82,14 @@ def _name(key: str) -> str:
 
 
 def known_keys(config: DictConfig) -> Iterator[str]:
-    """Yield every dotted key of ``config`` and every argument that its targets accept."""
+    """Yield every dotted key of ``config`` that something reads, and every argument its targets accept."""
+    unread: set[str] = set()
     for path, value in _walk(OmegaConf.to_container(config, resolve=False)):
-        if path and not path.endswith(("_target_", "]")):
+        if path and path not in unread and not path.endswith(("_target_", "]")):
             yield path
         if isinstance(value, dict) and "_target_" in value:
             accepted = parameters(str(value["_target_"]))
+            unread |= {f"{path}.{name}" for name in value if accepted and name not in accepted}
             yield from (f"{path}.{name}" for name in accepted if name not in value)
 
 

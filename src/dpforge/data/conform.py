@@ -194,6 +194,8 @@ def texts(series: pd.Series) -> tuple[np.ndarray, list[str]]:
     if series.dtype == object and pd.api.types.infer_dtype(series, skipna=True) != "string":
         series = pd.Series([_text_or_none(value) for value in series], dtype=object)
     codes, uniques = pd.factorize(series)
+    if series.dtype == object:
+        return codes, list(uniques)
     return codes, [_text(value) for value in uniques]
 
 

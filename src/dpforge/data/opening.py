@@ -107,21 +107,21 @@ def lines(stream: io.TextIOWrapper) -> Iterator[str]:
 
 @contextmanager
 def translated(path: Path, encoding: str) -> Iterator[None]:
-    """Turn what reading can raise into a ``DataError`` that shows no content."""
+    """Turn what reading can raise into a ``DataError``; the cause is cut off, as its text may quote the file."""
     try:
         yield
     except UnicodeError as error:
         raise DataError(
             f"{path.name} is not {encoding} text; set format.encoding, for example to latin-1 or cp1252"
-        ) from error
+        ) from None
     except csv.Error as error:
         raise DataError(
             f"{path.name} holds a cell of more than 16 MiB: probably a quote that is never closed; remove it"
-        ) from error
+        ) from None
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataError(f"{path.name} is a damaged gzip file; fetch or pack it again") from error
+        raise DataError(f"{path.name} is a damaged gzip file; fetch or pack it again") from None
     except OSError as error:
-        raise DataError(f"cannot read {path.name}: {error.strerror or 'input error'}") from error
+        raise DataError(f"cannot read {path.name}: {error.strerror or 'input error'}") from None
 
 
 def parquet_batches(
@@ -135,7 +135,7 @@ def parquet_batches(
     try:
         file = pq.ParquetFile(path)
     except (pa.ArrowException, OSError) as error:
-        raise DataError(damaged) from error
+        raise DataError(damaged) from None
     with file:
         names = select(list(file.schema_arrow.names))
         nested = [name for name in names if pa.types.is_nested(file.schema_arrow.field(name).type)]
@@ -152,7 +152,7 @@ def parquet_batches(
                 frame = next(batches, None)
                 frame = None if frame is None else frame.to_pandas()[names]
             except (pa.ArrowException, OSError) as error:
-                raise DataError(damaged) from error
+                raise DataError(damaged) from None
             if frame is None:
                 return
             if len(frame):

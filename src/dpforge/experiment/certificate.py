@@ -8,7 +8,7 @@ from typing import Any
 from dpforge.privacy.ledger import Ledger
 
 CAVEATS = (
-    "The guarantee holds for the released model and the synthetic files, not for readers of the tainted sinks.",
+    "The guarantee holds for the released model and synthetic files, not for readers of the tainted sinks.",
     "Bounds and categories marked public in schema.json are taken to be public knowledge.",
     "Training noise is float32; attacks on floating-point residues and timing are outside the guarantee.",
 )

@@ -143,7 +143,9 @@ class RunDir:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            raise RunError(f"{path.name} cannot be written ({error.strerror}); no noise was drawn.") from error
+            raise RunError(
+                f"{path.name} cannot be written ({error.strerror}); no noise was drawn."
+            ) from error
 
     def read_json(self, path: Path) -> dict[str, Any]:
         """Read JSON; raises ``RunError`` if the file is missing or damaged."""

@@ -128,7 +128,9 @@ def _complete(folder: RunDir, experiment: Experiment, identity: Identity, *, aga
 
 def _report(work: Work, results: Results, facts: dict[str, Any]) -> None:
     """Write ``metrics.json`` and send the final numbers to the trackers."""
-    private = {key: Value(value, Visibility(results.visibility(key))) for key, value in results.metrics.items()}
+    private = {
+        key: Value(value, Visibility(results.visibility(key))) for key, value in results.metrics.items()
+    }
     for key in results.private:
         work.tracker.taint(key, "metrics.json")
         if key in {row.name for row in headline(results)}:
@@ -137,7 +139,11 @@ def _report(work: Work, results: Results, facts: dict[str, Any]) -> None:
     measured = _own_metrics(work, facts)
     content["metrics"] |= measured
     work.folder.write_json(work.folder.metrics, content)
-    own = {k: Value(v["value"], Visibility(v["visibility"])) for k, v in measured.items() if v["value"] is not None}
+    own = {
+        k: Value(v["value"], Visibility(v["visibility"]))
+        for k, v in measured.items()
+        if v["value"] is not None
+    }
     work.tracker.summary({**private, **own})
     work.tracker.artifact(work.folder.preview, Visibility.DP)
 
@@ -249,7 +255,9 @@ def _check_same_numerics(folder: RunDir, ledger: Ledger) -> None:
     if folder.stage_seconds("fit") is not None:
         return
     then, now = ledger.header["environment"]["packages"], environment("")["packages"]
-    changed = [f"{name} {then.get(name)} → {now[name]}" for name in ("torch", "numpy") if then.get(name) != now[name]]
+    changed = [
+        f"{name} {then.get(name)} → {now[name]}" for name in ("torch", "numpy") if then.get(name) != now[name]
+    ]
     if changed:
         raise RunError(
             f"the run was interrupted under other versions ({', '.join(changed)}); its steps cannot be replayed"

@@ -49,7 +49,8 @@ class Runtime:
             mistakes.append(f"runtime.device={self.device!r}: expected cpu, cuda or cuda:N.")
         if self.engine not in ENGINE_NAMES:
             mistakes.append(
-                f"runtime.engine={self.engine!r}: expected ghost or hooks.{did_you_mean(self.engine, ENGINE_NAMES)}"
+                f"runtime.engine={self.engine!r}: expected ghost or hooks."
+                + did_you_mean(self.engine, ENGINE_NAMES)
             )
         for name in ("microbatch", "threads", "checkpoint_every"):
             value = getattr(self, name)
@@ -101,7 +102,7 @@ class RunContext:
 
 
 class FittedTable(Protocol):
-    """A finished model of a table: reads no private data any more. ``schema`` has released values filled in."""
+    """A finished model of a table: reads no private data. ``schema`` has released values filled in."""
 
     schema: Schema
 

@@ -129,7 +129,9 @@ class DPMAF:
         if not self.hidden or any(not isinstance(width, int) or width < 1 for width in self.hidden):
             mistakes.append(f"model.hidden={list(self.hidden)!r}: expected one or more widths >= 1.")
         if (self.sampling_rate is None) == (self.expected_batch_size is None):
-            mistakes.append("model: give exactly one of sampling_rate and expected_batch_size; set the other to null.")
+            mistakes.append(
+                "model: give exactly one of sampling_rate and expected_batch_size; set the other to null."
+            )
         if self.sampling_rate is not None and not 0 < self.sampling_rate <= 1:
             mistakes.append(f"model.sampling_rate={self.sampling_rate!r}: expected 0 < q <= 1.")
         for name in ("learning_rate", "log_scale_limit", "expected_batch_size"):
@@ -140,7 +142,9 @@ class DPMAF:
             if not 0 <= getattr(self, name) < 1:
                 mistakes.append(f"model.{name}={getattr(self, name)!r}: expected a number in [0, 1).")
         if self.recalibrate_marginals == "rank" and self.transform != "dp_marginal_cdf":
-            mistakes.append("model.recalibrate_marginals=rank needs model.transform=dp_marginal_cdf; set it to none.")
+            mistakes.append(
+                "model.recalibrate_marginals=rank needs model.transform=dp_marginal_cdf; set it to none."
+            )
         return mistakes
 
     def rate(self, schema: Schema) -> float:
@@ -152,7 +156,9 @@ class DPMAF:
     def plan(self, schema: Schema, privacy: PrivacySpec) -> Plan:
         """Histograms or moments, then DP-SGD; see :func:`dpforge.privacy.plan.make_plan`."""
         if len(schema.columns) < 2:
-            raise ConfigError(f"dp_maf needs at least 2 columns; '{schema.name}' has 1. Use model=independent.")
+            raise ConfigError(
+                f"dp_maf needs at least 2 columns; '{schema.name}' has 1. Use model=independent."
+            )
         if self.transform != "dp_marginal_cdf":
             check_scalable(schema)
         release = self._release(schema, privacy)
@@ -187,7 +193,9 @@ class DPMAF:
         base, span = torch.from_numpy(encoded.base), torch.from_numpy(encoded.span)
 
         def gather(rows: Tensor, step: int) -> Tensors:
-            noise = run.random.generator("jitter", step).random((rows.numel(), base.shape[1]), dtype=np.float32)
+            noise = run.random.generator("jitter", step).random(
+                (rows.numel(), base.shape[1]), dtype=np.float32
+            )
             return (latent_ready(base[rows] + span[rows] * torch.from_numpy(noise), transform.gaussianize),)
 
         module = self._module(len(schema.columns), run)
@@ -210,14 +218,18 @@ class DPMAF:
             return standardize_transform(schema, run.access.gaussian("moments", moments(table, schema)))
         codec = CellCodec(schema, default_bins=self.default_bins, discrete_max=self.discrete_max)
         codes = codec.encode(table).codes
-        return MarginalTransform(codec, release_histograms(run.access, codec, codes, self.allocation, MARGINAL_FLOOR))
+        return MarginalTransform(
+            codec, release_histograms(run.access, codec, codes, self.allocation, MARGINAL_FLOOR)
+        )
 
     def _module(self, features: int, run: RunContext) -> MAFModule:
         seed = int(run.random.generator("initialisation").integers(2**31))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             net = self.network(features, run.random.generator("permutation"))
-        return MAFModule(net, Optimization(self.learning_rate, self.weight_decay, self.lr_decay, self.ema, self.steps))
+        return MAFModule(
+            net, Optimization(self.learning_rate, self.weight_decay, self.lr_decay, self.ema, self.steps)
+        )
 
     def network(self, features: int, rng: np.random.Generator) -> MaskedAutoregressiveFlow:
         """Build the flow; ``rng`` draws public permutations."""

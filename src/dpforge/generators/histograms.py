@@ -59,7 +59,9 @@ def release_histograms(
     """
     piece = access.piece(NAME)
     weights = column_weights(codec.sizes, "uniform" if piece.mechanism == "laplace" else allocation)
-    noisy = access.histograms(NAME, codec.histogram(codes), weights, columns=len(weights), allocation=allocation)
+    noisy = access.histograms(
+        NAME, codec.histogram(codes), weights, columns=len(weights), allocation=allocation
+    )
     scale = piece.sensitivity * piece.noise_multiplier
     total = noisy_total(noisy, [scale / weight for weight in weights])
     return [probabilities(histogram, total, floor / histogram.size) for histogram in noisy]

@@ -102,7 +102,9 @@ class FittedMAF:
         ranks: Restore the released marginals of every sample.
     """
 
-    def __init__(self, transform: Transform, schema: Schema, net: MaskedAutoregressiveFlow, ranks: bool) -> None:
+    def __init__(
+        self, transform: Transform, schema: Schema, net: MaskedAutoregressiveFlow, ranks: bool
+    ) -> None:
         self.transform, self.schema, self.ranks = transform, schema, ranks
         self.net = net.eval()
 

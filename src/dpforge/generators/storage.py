@@ -67,7 +67,9 @@ def load_state(folder: Path) -> dict[str, Any] | None:
     return None
 
 
-def save_model(folder: Path, tensors: Mapping[str, torch.Tensor], arrays: Mapping[str, Any], schema: Schema) -> None:
+def save_model(
+    folder: Path, tensors: Mapping[str, torch.Tensor], arrays: Mapping[str, Any], schema: Schema
+) -> None:
     """Write a finished model: ``model.safetensors`` and ``model.json`` (schema with released values, arrays)."""
     path = folder / "model.safetensors"
     temporary = path.with_name(path.name + ".tmp")

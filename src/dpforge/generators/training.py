@@ -174,7 +174,9 @@ class _Loop(L.Callback):
         if stopping or self.done == self.steps or self.done % self.run.runtime.checkpoint_every == 0:
             self._save(cast(PrivateModule, pl_module))
         if stopping and self.done < self.steps:
-            raise Interrupted(f"stopped after step {self.done} of {self.steps}; the same command continues the run.")
+            raise Interrupted(
+                f"stopped after step {self.done} of {self.steps}; the same command continues the run."
+            )
 
     def _save(self, module: PrivateModule) -> None:
         optimizer = cast(Any, module.optimizers())

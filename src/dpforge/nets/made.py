@@ -21,7 +21,10 @@ def made_masks(features: int, hidden: Sequence[int]) -> list[Tensor]:
     """
     degrees = [torch.arange(features)]
     degrees += [torch.arange(width) % max(features - 1, 1) for width in hidden]
-    masks = [(after[:, None] >= before[None, :]).float() for before, after in zip(degrees, degrees[1:], strict=False)]
+    masks = [
+        (after[:, None] >= before[None, :]).float()
+        for before, after in zip(degrees, degrees[1:], strict=False)
+    ]
     outputs = (torch.arange(features) - 1).repeat(2)
     return [*masks, (outputs[:, None] >= degrees[-1][None, :]).float()]
 
@@ -114,7 +117,8 @@ class MaskedAutoregressiveFlow(nn.Module):
         super().__init__()
         self.features = features
         self.blocks = nn.ModuleList(
-            MADE(features, hidden, activation, log_scale_limit, zero_init_last, layer_norm) for _ in range(blocks)
+            MADE(features, hidden, activation, log_scale_limit, zero_init_last, layer_norm)
+            for _ in range(blocks)
         )
         self.permutations = [torch.as_tensor(list(p)) for p in permutations]
 

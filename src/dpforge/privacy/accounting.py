@@ -11,6 +11,7 @@ import logging
 import math
 from collections.abc import Callable
 from functools import lru_cache
+from typing import cast
 
 import dp_accounting
 from dp_accounting.pld import common
@@ -92,7 +93,9 @@ def _leaf_pld(leaf: Event, count: int) -> pld.PrivacyLossDistribution:
                 value_discretization_interval=DISCRETIZATION,
             )
         case _:
-            raise PrivacyError(f"PLD cannot certify {type(leaf).__name__}; use the RDP accountant for this tree.")
+            raise PrivacyError(
+                f"PLD cannot certify {type(leaf).__name__}; use the RDP accountant for this tree."
+            )
     return one.self_compose(count) if count > 1 else one
 
 
@@ -130,12 +133,12 @@ def gaussian_delta(mu: float, epsilon_: float) -> float:
 
 
 def gaussian_noise_multiplier(epsilon_: float, delta: float) -> float:
-    """Return z(epsilon, delta): the multiplier at which one Gaussian mechanism is exactly (epsilon, delta)-DP."""
+    """Return z(epsilon, delta): the multiplier that makes one Gaussian mechanism exactly (epsilon, delta)-DP."""
 
     def excess(log_mu: float) -> float:
         return math.log(gaussian_delta(math.exp(log_mu), epsilon_)) - math.log(delta)
 
-    return math.exp(-float(optimize.brentq(excess, math.log(1e-6), math.log(1e3), xtol=1e-13)))
+    return math.exp(-_root(excess, math.log(1e-6), math.log(1e3), 1e-13))
 
 
 def calibrate(event_of: Callable[[float], Event], target_epsilon: float, delta: float) -> float:
@@ -159,7 +162,7 @@ def calibrate(event_of: Callable[[float], Event], target_epsilon: float, delta: 
     def excess(multiplier: float) -> float:
         return epsilon(event_of(multiplier), delta, accountant) - target_epsilon
 
-    multiplier = float(optimize.brentq(excess, low, high, rtol=1e-10, xtol=1e-10))
+    multiplier = _root(excess, low, high, 1e-10 * low)
     while excess(multiplier) > 0:
         multiplier *= 1 + 1e-9
     return multiplier
@@ -171,10 +174,14 @@ def _upper_bracket(event_of: Callable[[float], Event], target: float, delta: flo
         high *= 1.5
         if high > 1e6:
             raise PrivacyError(
-                f"target_epsilon={target:g} cannot be met at delta={delta:g}: the other events of the plan already"
-                " spend it. Raise the target, or lower the epsilon of private bounds and categories."
+                f"target_epsilon={target:g} cannot be met at delta={delta:g}: the other events of the plan"
+                " already spend it. Raise the target, or lower the epsilon of private bounds and categories."
             )
     return high
+
+
+def _root(function: Callable[[float], float], low: float, high: float, tolerance: float) -> float:
+    return float(cast(float, optimize.brentq(function, low, high, xtol=tolerance)))
 
 
 def compose(*events: Event) -> Composed:

@@ -132,13 +132,14 @@ class DPGradient:
         losses = []
         for part in microbatches(tensors, self.microbatch):
             one = self.engine.clipped_sum(module.per_example_loss, part, self.clip)
-            torch._foreach_add_(gradients, one.gradients)
+            for gradient, addend in zip(gradients, one.gradients, strict=True):
+                gradient.add_(addend)
             losses.append(one.losses)
         return ClippedSum(gradients, torch.cat(losses) if losses else torch.zeros(0))
 
 
 def microbatches(tensors: Tensors, size: int | None) -> Iterator[Tensors]:
-    """Split tensors along their first dimension into parts of at most ``size`` rows; none if there are no rows."""
+    """Split tensors along their first dimension into parts of at most ``size`` rows; no rows, no parts."""
     rows = _rows(tensors)
     size = size or max(rows, 1)
     for start in range(0, rows, size):
@@ -225,7 +226,9 @@ class DPSGDCallback(L.Callback):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Check trainer and module, then replace the module's gradient estimator."""
         if not isinstance(pl_module, PrivateModule):
-            raise PrivacyError(f"{type(pl_module).__name__} is not a PrivateModule; it has no per-example loss.")
+            raise PrivacyError(
+                f"{type(pl_module).__name__} is not a PrivateModule; it has no per-example loss."
+            )
         check_trainer(trainer)
         self._check_sensitivity()
         _check_only_private(pl_module)
@@ -252,7 +255,9 @@ class DPSGDCallback(L.Callback):
         """Give the module back as it was."""
         self._detach(pl_module)
 
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
         """Give the module back as it was."""
         self._detach(pl_module)
 
@@ -285,10 +290,22 @@ def check_trainer(trainer: L.Trainer) -> None:
         ConfigError: With every offending option.
     """
     wrong: Sequence[tuple[bool, str]] = (
-        (trainer.gradient_clip_val is not None, f"gradient_clip_val={trainer.gradient_clip_val}: clipping is per row"),
-        (trainer.accumulate_grad_batches != 1, f"accumulate_grad_batches={trainer.accumulate_grad_batches}: expected 1"),
-        (trainer.num_devices * trainer.num_nodes != 1, "more than one device: run one device per private run"),
-        (trainer.precision not in ("32-true", "32", 32, "64-true"), f"precision={trainer.precision}: expected 32-true"),
+        (
+            trainer.gradient_clip_val is not None,
+            f"gradient_clip_val={trainer.gradient_clip_val}: clipping is per row",
+        ),
+        (
+            trainer.accumulate_grad_batches != 1,
+            f"accumulate_grad_batches={trainer.accumulate_grad_batches}: expected 1",
+        ),
+        (
+            trainer.num_devices * trainer.num_nodes != 1,
+            "more than one device: run one device per private run",
+        ),
+        (
+            trainer.precision not in ("32-true", "32", 32, "64-true"),
+            f"precision={trainer.precision}: expected 32-true",
+        ),
     )
     mistakes = [text for bad, text in wrong if bad]
     if mistakes:

@@ -125,11 +125,15 @@ def _norms(gradients: Gradients) -> Tensor:
     return torch.stack([gradient.flatten(1).square().sum(1) for gradient in gradients.values()]).sum(0)
 
 
-def _weighted(layer: nn.Module, a: Tensor, g: Tensor, several: Gradients | None, weights: Tensor) -> Gradients:
+def _weighted(
+    layer: nn.Module, a: Tensor, g: Tensor, several: Gradients | None, weights: Tensor
+) -> Gradients:
     dropped = weights == 0
     if bool(dropped.any()):
         a, g = _drop(a, dropped), _drop(g, dropped)
-        several = None if several is None else {name: _drop(value, dropped) for name, value in several.items()}
+        several = (
+            None if several is None else {name: _drop(value, dropped) for name, value in several.items()}
+        )
     if several is None:
         return rule_for(layer).weighted_sum(layer, a, g, weights)
     return {name: torch.einsum("b,b...->...", weights, gradient) for name, gradient in several.items()}

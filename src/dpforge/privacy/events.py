@@ -123,7 +123,9 @@ def event_from_json(data: Mapping[str, Any]) -> Event:
         case "composed":
             return Composed(tuple(event_from_json(event) for event in data["events"]))
         case other:
-            raise PrivacyError(f"unknown event type {other!r} in a ledger; expected one of this version's events.")
+            raise PrivacyError(
+                f"unknown event type {other!r} in a ledger; expected one of this version's events."
+            )
 
 
 def leaves(event: Event, count: int = 1) -> list[tuple[Event, int]]:

@@ -56,7 +56,9 @@ class Ledger:
         for number, line in enumerate(lines, start=1):
             record = _parse(line, number, path)
             if record.get("previous") != last:
-                raise RunError(f"{path.name} line {number} does not continue the line before: it was altered.")
+                raise RunError(
+                    f"{path.name} line {number} does not continue the line before: it was altered."
+                )
             records.append(record)
             last = _digest(line)
         if not records or records[0].get("kind") != "header":

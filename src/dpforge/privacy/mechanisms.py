@@ -108,7 +108,7 @@ class PrivateAccess:
         """Release several histograms as one vector with rounded Gaussian (or Laplace) noise.
 
         Args:
-            name: Piece of the plan. Its sensitivity is that of the vector of all ``counts`` times ``weights``.
+            name: Piece of the plan. Its sensitivity is that of the vector of all ``weights[j] counts[j]``.
             counts: One integer histogram a column, shapes ``(K_j,)``.
             weights: Positive; column j gets noise of scale sensitivity times multiplier over ``weights[j]``.
 
@@ -177,7 +177,9 @@ class PrivateAccess:
         uniforms = self.random.uniform(f"{name}/noise", step, grid.size)
         return float(grid[int(np.argmax(logits - np.log(-np.log(uniforms))))])
 
-    def categories(self, name: str, values: Sequence[str], public: Sequence[str], limit: int | None) -> list[str]:
+    def categories(
+        self, name: str, values: Sequence[str], public: Sequence[str], limit: int | None
+    ) -> list[str]:
         """Release the values that many units hold (partition selection with a threshold).
 
         Args:

@@ -158,7 +158,11 @@ class ConvRule(LayerRule):
         g = g * weights.view(-1, *[1] * (g.dim() - 1))
         conv = cast(nn.Conv2d, layer)
         weight = _conv_weight_gradient(conv, a, g)
-        return {"weight": weight, "bias": g.flatten(2).sum((0, 2))} if conv.bias is not None else {"weight": weight}
+        return (
+            {"weight": weight, "bias": g.flatten(2).sum((0, 2))}
+            if conv.bias is not None
+            else {"weight": weight}
+        )
 
     def _columns(self, layer: nn.Module, a: Tensor) -> Tensor:
         conv = cast(nn.Conv2d, layer)
@@ -204,10 +208,14 @@ def rule_for(layer: nn.Module) -> LayerRule:
         PrivacyError: The layer mixes examples (batch norm) or has no rule.
     """
     if _mixes_examples(layer):
-        raise PrivacyError(f"{type(layer).__name__} mixes the examples of a batch; use GroupNorm or LayerNorm.")
+        raise PrivacyError(
+            f"{type(layer).__name__} mixes the examples of a batch; use GroupNorm or LayerNorm."
+        )
     if type(layer) not in RULES:
         known = ", ".join(sorted(kind.__name__ for kind in RULES))
-        raise PrivacyError(f"no per-example gradient rule for {type(layer).__name__}; expected one of {known}.")
+        raise PrivacyError(
+            f"no per-example gradient rule for {type(layer).__name__}; expected one of {known}."
+        )
     padding_mode = getattr(layer, "padding_mode", "zeros")
     if padding_mode != "zeros" or isinstance(getattr(layer, "padding", 0), str):
         raise PrivacyError(f"{type(layer).__name__} needs numeric zero padding; got {padding_mode!r}.")

@@ -101,7 +101,9 @@ class Plan:
             if piece.name == name:
                 return piece
         known = [piece.name for piece in self.pieces]
-        raise PrivacyError(f"the plan does not authorise '{name}'; it authorises {known}.{did_you_mean(name, known)}")
+        raise PrivacyError(
+            f"the plan does not authorise '{name}'; it authorises {known}.{did_you_mean(name, known)}"
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as the ledger's header states it."""
@@ -117,7 +119,8 @@ class Plan:
         """Return one line a piece, for people."""
         return "\n".join(
             f"{piece.name}: {piece.mechanism}, noise multiplier {piece.noise_multiplier:.4g},"
-            f" sampling rate {piece.sampling_rate:.4g}, {piece.count} times, sensitivity {piece.sensitivity:.4g}"
+            f" sampling rate {piece.sampling_rate:.4g}, {piece.count} times,"
+            f" sensitivity {piece.sensitivity:.4g}"
             for piece in self.pieces
         )
 
@@ -199,14 +202,23 @@ def _without_noise(
     pieces = [Piece(b.name, b.mechanism, NonPrivate(), b.count, b.sensitivity, b.reason) for b in bricks]
     pieces += [Piece(r.name, "none", NonPrivate(), 1, r.sensitivity, r.reason) for r in releases]
     if training is not None:
-        pieces.append(Piece(training.name, "none", NonPrivate(), 1, training.sensitivity, "training without noise"))
+        pieces.append(
+            Piece(training.name, "none", NonPrivate(), 1, training.sensitivity, "training without noise")
+        )
     return tuple(pieces)
 
 
 def _release_pieces(releases: Sequence[Release], multipliers: Mapping[str, float]) -> tuple[Piece, ...]:
     kinds = {"laplace": Laplace}
     return tuple(
-        Piece(r.name, r.mechanism, kinds.get(r.mechanism, Gaussian)(multipliers[r.name]), 1, r.sensitivity, r.reason)
+        Piece(
+            r.name,
+            r.mechanism,
+            kinds.get(r.mechanism, Gaussian)(multipliers[r.name]),
+            1,
+            r.sensitivity,
+            r.reason,
+        )
         for r in releases
     )
 

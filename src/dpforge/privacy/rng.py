@@ -67,7 +67,7 @@ class KeyedRandom:
         return torch.from_numpy(draws)
 
     def generator(self, purpose: str, step: int = 0) -> np.random.Generator:
-        """Return a numpy generator for draws that protect nothing (jitter, sampling from a finished model)."""
+        """Return a numpy generator for draws that protect nothing: jitter, samples of a finished model."""
         return _generator(self._subkey(purpose, step))
 
 

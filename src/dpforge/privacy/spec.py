@@ -53,15 +53,18 @@ class PrivacySpec:
         mistakes = []
         if self.enabled and (self.target_epsilon is None) == (self.noise_multiplier is None):
             mistakes.append(
-                f"privacy.target_epsilon={self.target_epsilon} and privacy.noise_multiplier={self.noise_multiplier}:"
-                " expected exactly one of the two. Set the other to null."
+                f"privacy.target_epsilon={self.target_epsilon} and"
+                f" privacy.noise_multiplier={self.noise_multiplier}: expected exactly one of the two."
+                " Set the other to null."
             )
         for name in ("target_epsilon", "noise_multiplier", "max_grad_norm"):
             value = getattr(self, name)
             if value is not None and not (_is_number(value) and value > 0):
                 mistakes.append(f"privacy.{name}={value!r}: expected a finite number > 0.{_remedy(name)}")
         if not (_is_number(self.delta) and 0 < self.delta < 1):
-            mistakes.append(f"privacy.delta={self.delta!r}: expected a number in (0, 1), below 1/nominal_rows.")
+            mistakes.append(
+                f"privacy.delta={self.delta!r}: expected a number in (0, 1), below 1/nominal_rows."
+            )
         return mistakes
 
     def _choice_mistakes(self) -> list[str]:
@@ -74,9 +77,13 @@ class PrivacySpec:
                     f"privacy.{name}={value!r}: expected one of {known}.{did_you_mean(str(value), choices)}"
                 )
         if self.rng == "seeded" and not isinstance(self.seed, int):
-            mistakes.append("privacy.rng=seeded needs privacy.seed, an integer that is not the experiment's seed.")
+            mistakes.append(
+                "privacy.rng=seeded needs privacy.seed, an integer that is not the experiment's seed."
+            )
         if self.rng != "seeded" and self.seed is not None:
-            mistakes.append(f"privacy.seed={self.seed} has no meaning with privacy.rng={self.rng}; set it to null.")
+            mistakes.append(
+                f"privacy.seed={self.seed} has no meaning with privacy.rng={self.rng}; set it to null."
+            )
         return mistakes
 
     def _split_mistakes(self) -> list[str]:

@@ -49,7 +49,9 @@ def _column_pieces(column: Column) -> list[Piece]:
         epsilon = float(bounds.epsilon or 0)
         quantile = bounds.method == "quantile"
         event = EpsilonDelta(epsilon / 2 if quantile else epsilon)
-        reason = "one record moves the rank by at most max(q, 1-q)" if quantile else "one record is in one cell"
+        reason = (
+            "one record moves the rank by at most max(q, 1-q)" if quantile else "one record is in one cell"
+        )
         mechanism = "exponential" if quantile else "discrete_laplace"
         pieces.append(Piece(f"bounds/{column.name}", mechanism, event, 2 if quantile else 1, 1.0, reason))
     if categories is not None and categories.provenance == "private":
@@ -60,14 +62,14 @@ def _column_pieces(column: Column) -> list[Piece]:
 
 
 def protect_values(schema: Schema, table: pd.DataFrame, access: PrivateAccess) -> tuple[Schema, pd.DataFrame]:
-    """Buy what the schema leaves private; return a schema without private values and the table that fits it."""
+    """Buy what the schema leaves private; return a schema that states it and the table that fits it."""
     if schema.rows.policy == "noisy":
         noisy = access.log_histogram("rows", np.array([len(table)]))
         schema = replace(schema, rows=replace(schema.rows, policy="fixed", value=max(int(noisy[0]), 1)))
     if not schema.private_columns:
         return schema, table
     for column in schema.columns:
-        schema = schema.with_column(_protected(column, table[column.name], access))
+        schema = schema.with_column(_protected(column, pd.Series(table[column.name]), access))
     return schema, conform(table, schema)
 
 
@@ -111,7 +113,9 @@ def _quantile_bounds(
 ) -> tuple[float, float]:
     low, high = bounds.outer or (0.0, 1.0)
     grid = np.linspace(low, high, GRID)
-    first, second = (access.quantile(name, step, numbers, grid, level) for step, level in enumerate(bounds.levels))
+    first, second = (
+        access.quantile(name, step, numbers, grid, level) for step, level in enumerate(bounds.levels)
+    )
     return min(first, second), max(first, second)
 
 

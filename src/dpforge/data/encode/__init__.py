@@ -1,1 +1,1 @@
-
+"""Encodings of typed tables: cells, and continuous transforms for flows."""

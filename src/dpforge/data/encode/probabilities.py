@@ -33,6 +33,6 @@ def noisy_total(histograms: Sequence[np.ndarray], scales: Sequence[float]) -> fl
 
 
 def probabilities(histogram: np.ndarray, total: float, floor: float = 0.0) -> np.ndarray:
-    """Return the simplex projection of ``histogram / total`` with every cell at least ``floor`` (then rescaled)."""
+    """Return the simplex projection of ``histogram / total``, every cell at least ``floor``, rescaled."""
     projected = np.maximum(project_to_simplex(histogram / total), floor)
     return projected / projected.sum()

@@ -125,7 +125,9 @@ class ScaleTransform:
         values = frame[list(self.schema.names)].to_numpy(dtype=float)
         grid = np.array([_grid(column.kind, column.granularity) for column in self.schema.columns])
         base = (values - grid / 2 - self.mean) / self.scale
-        return Encoded(base.astype(np.float32), np.broadcast_to(grid / self.scale, base.shape).astype(np.float32))
+        return Encoded(
+            base.astype(np.float32), np.broadcast_to(grid / self.scale, base.shape).astype(np.float32)
+        )
 
     def decode(self, y: np.ndarray, rng: np.random.Generator, *, ranks: bool) -> pd.DataFrame:
         """See :class:`Transform`; rounded to the grid and clipped to the public bounds."""

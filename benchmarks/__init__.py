@@ -1,0 +1,1 @@
+"""Speed and memory of DP training, as ratios measured in one run."""
