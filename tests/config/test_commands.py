@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-import dpforge.experiment.runner
 import pytest
 
+import dpforge.experiment.runner
 from dpforge.cli import account, check, evaluate, main
 from dpforge.cli.errors import clean_errors, describe
 from dpforge.config import compose, groups

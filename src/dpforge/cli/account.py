@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command; exits with 2 when the configuration is refused."""
     parser = argparse.ArgumentParser(prog="dpforge-account", description=__doc__)
     parser.add_argument("overrides", nargs="*", help="as for dpforge: GROUP=CHOICE, KEY=VALUE, KEY=A,B,C")
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_intermixed_args(argv)
     with clean_errors():
         _account(arguments.overrides)
 

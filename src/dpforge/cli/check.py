@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("overrides", nargs="*", help="as for dpforge: GROUP=CHOICE, KEY=VALUE, KEY=A,B,C")
     parser.add_argument("-m", "--multirun", action="store_true", help="accepted as for dpforge")
     parser.add_argument("--all", action="store_true", help="check every file of the configuration tree")
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_intermixed_args(argv)
     with clean_errors():
         sys.exit(_check_all() if arguments.all else _check_one(arguments.overrides))
 

@@ -25,8 +25,9 @@ DEBUG = "DPFORGE_DEBUG"
 def clean_errors() -> Iterator[None]:
     """Turn an exception into a message on stderr and an exit code.
 
-    ``DPForgeError`` exits with 2, an interrupt or a run asked to stop with 130, anything else with 1. The text of an unexpected
-    exception is withheld, since it may hold a cell of private data; ``DPFORGE_DEBUG=1`` shows it all.
+    ``DPForgeError`` exits with 2, an interrupt or a run asked to stop with 130, anything else with 1. The
+    text of an unexpected exception is withheld, since it may hold a cell of private data;
+    ``DPFORGE_DEBUG=1`` shows it all.
     """
     # dp-accounting warns of every RDP order it leaves out, which is normal and changes no bound.
     logging.getLogger("absl").setLevel(logging.ERROR)

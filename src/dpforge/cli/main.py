@@ -84,7 +84,10 @@ def _main() -> int:
 def _arguments() -> argparse.Namespace:
     from hydra._internal.utils import get_args_parser
 
-    args = get_args_parser().parse_args(sys.argv[1:])
+    words = sys.argv[1:]
+    args = get_args_parser().parse_intermixed_args(words)
+    # Hydra reads sys.argv again, and takes no flag between two overrides.
+    sys.argv[1:] = [*(word for word in words if word not in args.overrides), *args.overrides]
     refused = [text for name, text in _NOT_OURS.items() if getattr(args, name) is not None]
     if refused:
         raise ConfigError(refused)

@@ -107,18 +107,18 @@ def lines(stream: io.TextIOWrapper) -> Iterator[str]:
 
 @contextmanager
 def translated(path: Path, encoding: str) -> Iterator[None]:
-    """Turn what reading can raise into a ``DataError``; the cause is cut off, as its text may quote the file."""
+    """Turn what reading can raise into a ``DataError``; its cause, which may quote the file, is cut off."""
     try:
         yield
-    except UnicodeError as error:
+    except UnicodeError:
         raise DataError(
             f"{path.name} is not {encoding} text; set format.encoding, for example to latin-1 or cp1252"
         ) from None
-    except csv.Error as error:
+    except csv.Error:
         raise DataError(
             f"{path.name} holds a cell of more than 16 MiB: probably a quote that is never closed; remove it"
         ) from None
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+    except (gzip.BadGzipFile, EOFError, zlib.error):
         raise DataError(f"{path.name} is a damaged gzip file; fetch or pack it again") from None
     except OSError as error:
         raise DataError(f"cannot read {path.name}: {error.strerror or 'input error'}") from None
@@ -134,7 +134,7 @@ def parquet_batches(
     damaged = f"{path.name} is not a readable Parquet file; write or fetch it again, or set format.kind=csv"
     try:
         file = pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError):
         raise DataError(damaged) from None
     with file:
         names = select(list(file.schema_arrow.names))
@@ -151,7 +151,7 @@ def parquet_batches(
             try:
                 frame = next(batches, None)
                 frame = None if frame is None else frame.to_pandas()[names]
-            except (pa.ArrowException, OSError) as error:
+            except (pa.ArrowException, OSError):
                 raise DataError(damaged) from None
             if frame is None:
                 return

@@ -136,15 +136,19 @@ class RunDir:
 
     def write_secret(self, path: Path, data: bytes) -> None:
         """Write a file that only its owner can read, and wait until it is on disk."""
+        temporary = path.with_name(path.name + ".tmp")
         try:
-            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            temporary.unlink(missing_ok=True)
+            handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(handle, "wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
+            os.replace(temporary, path)
         except OSError as error:
             raise RunError(
                 f"{path.name} cannot be written ({error.strerror}); no noise was drawn."
+                " Free the disk and start the same command again."
             ) from error
 
     def read_json(self, path: Path) -> dict[str, Any]:
@@ -152,9 +156,12 @@ class RunDir:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise RunError(f"{path} is missing or damaged ({type(error).__name__}).") from error
+            raise RunError(
+                f"{path} is missing or damaged ({type(error).__name__}). Delete it and start the command of the"
+                " run again: what is missing is made anew and costs no privacy."
+            ) from error
         if not isinstance(content, dict):
-            raise RunError(f"{path} does not hold a JSON object.")
+            raise RunError(f"{path} does not hold a JSON object. Delete it and start the command again.")
         return content
 
     def status(self) -> dict[str, Any]:
@@ -166,6 +173,16 @@ class RunDir:
         except RunError:
             return {"state": "planned", "stages": {}}
         return {"state": "planned", "stages": {}, **content}
+
+    def complete(self) -> bool:
+        """Whether the run ended and all that it made is still here."""
+        made = (self.ledger, self.certificate, self.metrics, self.synthetic)
+        ended = self.status()["state"] == "done" and self.fitted()
+        return ended and all(path.is_file() for path in made)
+
+    def fitted(self) -> bool:
+        """Whether the fit ended and its model is still here."""
+        return self.stage_seconds("fit") is not None and (self.model / "model.json").is_file()
 
     def set_status(self, state: str, **changes: Any) -> None:
         """Change the state of the run."""

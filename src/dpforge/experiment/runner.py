@@ -8,7 +8,7 @@ import platform
 import subprocess
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
@@ -17,12 +17,14 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 import dpforge
 from dpforge.config import build, conf_digest
 from dpforge.configuration.building import Experiment
 from dpforge.data import Dataset
-from dpforge.errors import DPForgeError, Interrupted, RunError
+from dpforge.errors import DPForgeError, Interrupted, PrivacyError, RunError
 from dpforge.evaluation import Results, headline
 from dpforge.experiment import pictures, stages
 from dpforge.experiment.certificate import make_certificate
@@ -34,9 +36,13 @@ from dpforge.identity import Identity
 from dpforge.privacy.accounting import DISCRETIZATION
 from dpforge.privacy.ledger import Ledger
 from dpforge.privacy.mechanisms import PrivateAccess
-from dpforge.privacy.rng import KeyedRandom, fresh_random
+from dpforge.privacy.rng import KEY_BYTES, KeyedRandom, fresh_random
 
 PACKAGES = ("torch", "opacus", "lightning", "dp-accounting", "numpy", "pandas", "scipy", "scikit-learn")
+_NO_KEY = (
+    "noise drawn with it can be neither replayed nor continued. Put the file back from a copy,"
+    " or delete the run folder to start a new run."
+)
 _log = logging.getLogger("dpforge")
 
 
@@ -70,13 +76,13 @@ def run(config: DictConfig, *, identity: Identity, overrides: Sequence[str] = ()
     folder = RunDir(identity.folder)
     folder.create()
     with _locked(folder):
-        if folder.status()["state"] == "done":
+        if folder.complete():
             _check_own_data(folder, experiment)
             _announce(folder, "finished already; nothing was run again")
             return RunOutcome(folder.root, skipped=True, ok=True)
         _prepare(folder, config, experiment, overrides)
         with _recorded(folder):
-            _complete(folder, experiment, identity, again=False)
+            _complete(folder, experiment, identity)
     return RunOutcome(folder.root, skipped=False, ok=True)
 
 
@@ -85,18 +91,29 @@ def evaluate(path: Path) -> RunOutcome:
     folder = RunDir(path)
     if folder.status()["state"] != "done":
         raise RunError(f"{path} is not a finished run. Start its command again first.")
-    config = OmegaConf.load(folder.config)
-    if not isinstance(config, DictConfig):
-        raise RunError(f"{folder.config} does not hold a configuration.")
-    run_id = path.resolve().name.rpartition("-")[2]
+    config = _stored_config(folder)
+    slug, _, run_id = path.resolve().name.rpartition("-")
     with _locked(folder), _recorded(folder):
-        _complete(folder, build(config), Identity(run_id, path.resolve().name, path), again=True)
+        _complete(folder, build(config), Identity(run_id, slug, path))
     return RunOutcome(path, skipped=False, ok=True)
 
 
-def _complete(folder: RunDir, experiment: Experiment, identity: Identity, *, again: bool) -> None:
-    random = _key(folder, experiment)
+def _stored_config(folder: RunDir) -> DictConfig:
+    try:
+        config = OmegaConf.load(folder.config)
+    except (OSError, YAMLError, OmegaConfBaseException) as error:
+        raise RunError(
+            f"{folder.config} is missing or damaged ({type(error).__name__})."
+            " Start the command of the run again with another study=…, or restore the file."
+        ) from error
+    if not isinstance(config, DictConfig):
+        raise RunError(f"{folder.config} does not hold a configuration. Restore the file.")
+    return config
+
+
+def _complete(folder: RunDir, experiment: Experiment, identity: Identity) -> None:
     ledger = _ledger(folder, experiment)
+    random = _key(folder, experiment, ledger)
     access = PrivateAccess(ledger, random)
     load = _data(folder, experiment, random)
     tracker = Tracker(
@@ -225,12 +242,18 @@ def _git(folder: Path, *arguments: str) -> str:
     return done.stdout.strip()
 
 
-def _key(folder: RunDir, experiment: Experiment) -> KeyedRandom:
+def _key(folder: RunDir, experiment: Experiment, ledger: Ledger) -> KeyedRandom:
     """Return the run's noise streams: from its key file, or from a new key that is on disk first."""
     kind, path = experiment.privacy.rng, folder.private / "key"
     if not path.is_file():
+        if ledger.begun and kind != "seeded":
+            raise PrivacyError(f"private/key of {folder.root} is gone: {_NO_KEY}")
+        (folder.private / "data.commitment").unlink(missing_ok=True)
         folder.write_secret(path, fresh_random(kind, experiment.privacy.seed).key)
-    return KeyedRandom(kind, path.read_bytes())
+    key = path.read_bytes()
+    if len(key) != KEY_BYTES:
+        raise PrivacyError(f"private/key of {folder.root} has {len(key)} bytes, not {KEY_BYTES}: {_NO_KEY}")
+    return KeyedRandom(kind, key)
 
 
 def _ledger(folder: RunDir, experiment: Experiment) -> Ledger:
@@ -252,7 +275,7 @@ def _ledger(folder: RunDir, experiment: Experiment) -> Ledger:
 
 def _check_same_numerics(folder: RunDir, ledger: Ledger) -> None:
     """Replayed steps must give the same numbers, or one noise would hide two different sums."""
-    if folder.stage_seconds("fit") is not None:
+    if folder.fitted():
         return
     then, now = ledger.header["environment"]["packages"], environment("")["packages"]
     changed = [
@@ -289,7 +312,7 @@ def _check_own_data(folder: RunDir, experiment: Experiment) -> None:
     """Of a finished run on an own file: refuse to pass it off as a run on changed data."""
     if getattr(experiment.dataset, "path", None) is None:
         return
-    _data(folder, experiment, _key(folder, experiment))()
+    _data(folder, experiment, _key(folder, experiment, Ledger.open(folder.ledger)))()
 
 
 def _logged_config(folder: RunDir) -> dict[str, Any]:
@@ -321,7 +344,7 @@ def _locked(folder: RunDir) -> Iterator[None]:
 def _recorded(folder: RunDir) -> Iterator[None]:
     """Log to the run folder; record how the attempt ended."""
     try:
-        handler = logging.FileHandler(folder.log, encoding="utf-8")
+        handler = _LogFile(folder.log, encoding="utf-8")
     except OSError as error:
         raise RunError(f"{folder.log} cannot be written ({error.strerror}). Free the disk.") from error
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
@@ -336,6 +359,10 @@ def _recorded(folder: RunDir) -> Iterator[None]:
     except (Interrupted, KeyboardInterrupt):
         _log.info("interrupted")
         raise
+    except OSError as error:
+        failure = _typed(folder, error)
+        _record_failure(folder, failure)
+        raise failure from error
     except Exception as error:
         _record_failure(folder, error)
         raise
@@ -344,6 +371,26 @@ def _recorded(folder: RunDir) -> Iterator[None]:
         _log.removeHandler(shown)
         _log.propagate = propagate
         handler.close()
+
+
+class _LogFile(logging.FileHandler):
+    """A log that goes quiet when the disk is full: the run itself says so."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """Say nothing; logging would print a traceback."""
+
+    def close(self) -> None:
+        """Close the file even if its last lines cannot be written."""
+        with suppress(OSError):
+            super().close()
+
+
+def _typed(folder: RunDir, error: OSError) -> RunError:
+    name = Path(str(error.filename)).name if error.filename else "a file of the run"
+    return RunError(
+        f"{name} cannot be read or written ({error.strerror or type(error).__name__}). Free the disk and check"
+        f" the rights of {folder.root}, then start the same command again: it continues where it was."
+    )
 
 
 def _record_failure(folder: RunDir, error: Exception) -> None:

@@ -84,10 +84,10 @@ class Work:
 def fit(work: Work) -> FittedTable:
     """Fit the generator, or load it if an earlier attempt finished."""
     model = work.experiment.model
-    if work.seconds("fit") is not None:
-        return model.load(work.folder.model)
     if work.experiment.runtime.threads:
         torch.set_num_threads(work.experiment.runtime.threads)
+    if work.folder.fitted():
+        return model.load(work.folder.model)
     start = time.perf_counter()
     earlier = float(work.folder.status().get("earlier_fit_seconds", 0.0))
     try:
@@ -112,7 +112,8 @@ def _context(work: Work) -> RunContext:
 
     def progress(done: int, total: int, values: Mapping[str, float]) -> None:
         if "loss" in values:
-            work.tracker.taint("train/loss", "terminal")
+            for sink in ("terminal", "log.txt"):
+                work.tracker.taint("train/loss", sink)
         stage.move(done, total, values)
 
     return RunContext(
@@ -141,6 +142,8 @@ class _LazyStage:
             self._stage = self._display.task(self._name, total)
         self._stage.advance(done - self._done, **fields)
         self._done = done
+        if done == total:
+            self._stage.finish()
 
 
 def sample(work: Work, fitted: FittedTable) -> pd.DataFrame:

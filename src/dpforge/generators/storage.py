@@ -5,21 +5,25 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import logging
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from dpforge.data import Schema
 from dpforge.data.schema import schema_from_dict
 from dpforge.errors import RunError
 
 DIGEST = 32
+STATE_KEYS = {"step", "module", "optimizer"}
+_log = logging.getLogger("dpforge")
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -36,7 +40,8 @@ def write_atomic(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
         raise RunError(
             f"{path.name} cannot be written ({error.strerror}). Free the disk and start the same command again;"
             " the run continues where it was."
@@ -58,26 +63,34 @@ def load_state(folder: Path) -> dict[str, Any] | None:
     """Return the newest undamaged training state, or ``None`` to start at step 0.
 
     A damaged file costs time only: the steps after the state before it are replayed with the same keys.
+    Nothing in a file is executed.
     """
     for name in ("state.pt", "state.previous.pt"):
         path = folder / name
-        data = path.read_bytes() if path.is_file() else b""
-        if len(data) > DIGEST and hashlib.sha256(data[DIGEST:]).digest() == data[:DIGEST]:
-            return torch.load(io.BytesIO(data[DIGEST:]), weights_only=True)
+        state = _decode_state(path.read_bytes()) if path.is_file() else None
+        if state is not None:
+            return state
+        if path.is_file():
+            _log.warning("the checkpoint %s is damaged and was ignored; its steps are replayed", name)
     return None
+
+
+def _decode_state(data: bytes) -> dict[str, Any] | None:
+    if hashlib.sha256(data[DIGEST:]).digest() != data[:DIGEST]:
+        return None
+    try:
+        state = torch.load(io.BytesIO(data[DIGEST:]), weights_only=True)
+    except Exception:  # what torch raises for bytes that are no checkpoint depends on the bytes
+        return None
+    return state if isinstance(state, dict) and state.keys() >= STATE_KEYS else None
 
 
 def save_model(
     folder: Path, tensors: Mapping[str, torch.Tensor], arrays: Mapping[str, Any], schema: Schema
 ) -> None:
     """Write a finished model: ``model.safetensors`` and ``model.json`` (schema with released values, arrays)."""
-    path = folder / "model.safetensors"
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
-        os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:
-        raise RunError(f"{path.name} cannot be written ({error}). Free the disk and start again.") from error
+    content = save({name: tensor.contiguous() for name, tensor in tensors.items()})
+    write_atomic(folder / "model.safetensors", content)
     text = json.dumps({"schema": schema.to_dict(), "arrays": arrays}, default=_plain)
     write_atomic(folder / "model.json", text.encode())
 
@@ -91,7 +104,7 @@ def load_model(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any], S
     except (OSError, SafetensorError, ValueError, KeyError, UnicodeDecodeError) as error:
         raise RunError(
             f"the model in {folder.name} is missing or damaged ({type(error).__name__})."
-            " Delete the folder and start the same command again to fit it anew."
+            " Delete the folder and start the same command again: it is rebuilt from the last checkpoint."
         ) from error
 
 

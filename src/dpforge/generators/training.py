@@ -115,7 +115,13 @@ def train(
         # Lightning warns of its own deprecated calls and of the length of an iterable data set.
         warnings.filterwarnings("ignore", module="lightning")
         warnings.filterwarnings("ignore", message=".*(IterableDataset|LeafSpec|does not have many workers).*")
-        trainer.fit(module, train_dataloaders=DataLoader(batches, batch_size=None))
+        try:
+            trainer.fit(module, train_dataloaders=DataLoader(batches, batch_size=None))
+        except SystemExit as error:
+            # Lightning's own answer to a signal that comes between two steps, or to a second Ctrl-C.
+            raise Interrupted(
+                f"stopped after step {loop.done} of {steps}; the same command continues the run."
+            ) from error
     if loop.done != steps:
         raise RunError(f"training ended after {loop.done} of {steps} steps.")
     run.access.ledger.commit(name, steps)

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from dpforge.errors import BudgetExceeded, PlanMismatch, PrivacyError, RunError
 from dpforge.privacy.plan import Plan, plan_from_json
 
 GENESIS = "0" * 64
+_RESTORE = "Restore the file from a copy, or delete the run folder to start a new run."
 
 
 class Ledger:
@@ -40,8 +42,14 @@ class Ledger:
         """Start a ledger with its header; raises ``RunError`` if the file exists already."""
         if path.exists():
             raise RunError(f"{path} exists already; a ledger is never written twice. Resume the run instead.")
-        ledger = cls(path, [], GENESIS)
-        ledger._append({"kind": "header", "plan": plan.to_json(), **header})
+        draft = path.with_name(path.name + ".tmp")
+        try:
+            draft.unlink(missing_ok=True)
+            ledger = cls(draft, [], GENESIS)
+            ledger._append({"kind": "header", "plan": plan.to_json(), **header})
+            os.replace(draft, path)
+        except OSError as error:
+            raise _unwritable(path, error) from error
         return cls(path, ledger._records, ledger._last_hash)
 
     @classmethod
@@ -57,7 +65,8 @@ class Ledger:
             record = _parse(line, number, path)
             if record.get("previous") != last:
                 raise RunError(
-                    f"{path.name} line {number} does not continue the line before: it was altered."
+                    f"{path.name} line {number} does not continue the line before: one of the two was altered."
+                    f" {_RESTORE}"
                 )
             records.append(record)
             last = _digest(line)
@@ -81,6 +90,11 @@ class Ledger:
     def closed(self) -> bool:
         """Whether the run ended with ledger == plan."""
         return any(record["kind"] == "close" for record in self._records)
+
+    @property
+    def begun(self) -> bool:
+        """Whether anything was reserved."""
+        return any(self._reserved.values())
 
     def reserved(self, name: str) -> int:
         """Return how often the piece ``name`` has been reserved, in all attempts."""
@@ -127,7 +141,9 @@ class Ledger:
         self._append({"kind": "commit", "piece": name, "steps": steps})
 
     def taint(self, name: str, sink: str) -> None:
-        """Record that ``sink`` received the private value ``name``."""
+        """Record, once, that ``sink`` received the private value ``name``."""
+        if name in self.taints().get(sink, ()):
+            return
         self._append({"kind": "taint", "name": name, "sink": sink})
 
     def taints(self) -> dict[str, list[str]]:
@@ -168,17 +184,36 @@ class Ledger:
         record = {"seq": len(self._records), **record, "previous": self._last_hash}
         line = json.dumps(record, separators=(",", ":"), allow_nan=False)
         try:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(line + "\n")
-                file.flush()
-                os.fsync(file.fileno())
+            _append_line(self.path, line)
         except OSError as error:
-            raise RunError(
-                f"the ledger {self.path.name} cannot be written ({error.strerror}); no noise was drawn."
-                " Free the disk and start the same command again."
-            ) from error
+            raise _unwritable(self.path, error) from error
         self._records.append(record)
         self._last_hash = _digest(line)
+
+
+def _append_line(path: Path, line: str) -> None:
+    """Append a line and wait until it is on disk; a failure leaves the file as it was."""
+    size = path.stat().st_size if path.exists() else 0
+    try:
+        with path.open("ab", buffering=0) as file:
+            _write_all(file.fileno(), f"{line}\n".encode())
+            os.fsync(file.fileno())
+    except OSError:
+        with suppress(OSError):
+            os.truncate(path, size)
+        raise
+
+
+def _write_all(handle: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(handle, data) :]
+
+
+def _unwritable(path: Path, error: OSError) -> RunError:
+    return RunError(
+        f"the ledger {path.name} cannot be written ({error.strerror}); no noise was drawn."
+        " Free the disk and start the same command again."
+    )
 
 
 def _digest(line: str) -> str:
@@ -191,17 +226,15 @@ def _read_lines(path: Path) -> tuple[list[str], int]:
     except OSError as error:
         raise RunError(f"the ledger {path} cannot be read ({error.strerror}).") from error
     whole = data.rfind(b"\n") + 1
-    try:
-        return data[:whole].decode("utf-8").splitlines(), whole
-    except UnicodeDecodeError as error:
-        raise RunError(f"{path.name} is damaged: byte {error.start} is not text.") from error
+    lines = data[:whole].split(b"\n")[:-1]
+    return [line.decode("utf-8", errors="replace") for line in lines], whole
 
 
 def _parse(line: str, number: int, path: Path) -> dict[str, Any]:
     try:
         record = json.loads(line)
     except json.JSONDecodeError as error:
-        raise RunError(f"{path.name} line {number} is damaged: {error.msg}.") from error
+        raise RunError(f"{path.name} line {number} is damaged: {error.msg}. {_RESTORE}") from error
     if not isinstance(record, dict) or "kind" not in record:
-        raise RunError(f"{path.name} line {number} is not a ledger record.")
+        raise RunError(f"{path.name} line {number} is not a ledger record. {_RESTORE}")
     return record
