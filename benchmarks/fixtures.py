@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dpforge.generators.dp_maf import DPMAF
 from dpforge.generators.maf_model import MAFModule, Optimization, latent_ready
-from dpforge.privacy.dpsgd import PoissonSteps, Tensors
+from dpforge.privacy.batches import PoissonSteps, Tensors
 from dpforge.privacy.events import Gaussian, PoissonSampled
 from dpforge.privacy.ledger import Ledger
 from dpforge.privacy.mechanisms import PrivateAccess

@@ -6,7 +6,7 @@ import logging
 import statistics
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import lightning as L
@@ -23,51 +23,57 @@ WARMUP = 3
 
 
 class Race(L.Callback):
-    """Gives ``plain``, ``ghost`` and ``hooks`` their turn, step after step, on one module.
+    """Gives plain training and DP engines their turn, step after step, on one module.
 
     The clock runs from the start to the end of Lightning's batch: forward, backward, clipping, reservation,
     noise, optimiser and Lightning's own work. Attaching an engine is outside of it.
+
+    Args:
+        access: Authorises at least as many steps as will be taken.
+        batch: Expected rows, the normaliser.
+        contenders: Rows per forward pass by name (``None``: the whole batch); names are ``plain`` or engines.
     """
 
-    NAMES = ("plain", "ghost", "hooks")
-
-    def __init__(self, access: PrivateAccess, batch: int, microbatch: int | None = None) -> None:
-        self.access, self.batch, self.microbatch = access, batch, microbatch
-        self.seconds: dict[str, list[float]] = {name: [] for name in self.NAMES}
+    def __init__(self, access: PrivateAccess, batch: int, contenders: Mapping[str, int | None]) -> None:
+        self.access, self.batch = access, batch
+        self.contenders = list(contenders.items())
+        self.seconds: dict[str, list[float]] = {name: [] for name in contenders}
         self._close: Callable[[], None] | None = None
         self._start = 0.0
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        self._attach(self.NAMES[batch_idx % len(self.NAMES)], cast(PrivateModule, pl_module))
+        name, microbatch = self.contenders[batch_idx % len(self.contenders)]
+        self._attach(name, microbatch, cast(PrivateModule, pl_module))
         self._start = time.perf_counter()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         elapsed = time.perf_counter() - self._start
-        if batch_idx >= WARMUP * len(self.NAMES):
-            self.seconds[self.NAMES[batch_idx % len(self.NAMES)]].append(elapsed)
+        turn, place = divmod(batch_idx, len(self.contenders))
+        if turn >= WARMUP:
+            self.seconds[self.contenders[place][0]].append(elapsed)
         if self._close is not None:
             self._close()
 
-    def _attach(self, name: str, module: PrivateModule) -> None:
+    def _attach(self, name: str, microbatch: int | None, module: PrivateModule) -> None:
         if name == "plain":
-            module.estimate_gradient, self._close = MeanGradient(self.microbatch), None
+            module.estimate_gradient, self._close = MeanGradient(microbatch), None
             return
         engine = make_engine(name, module.private_net())
         module.estimate_gradient = DPGradient(
-            self.access, "train", engine, clip=1.0, normalizer=self.batch, microbatch=self.microbatch
+            self.access, "train", engine, clip=1.0, normalizer=self.batch, microbatch=microbatch
         )
         self._close = engine.close
 
 
-def race(preset: Preset, batch: int, repeats: int) -> dict[str, float]:
-    """Return the median seconds of a plain step, a ghost step and a hooks step."""
-    steps = len(Race.NAMES) * (repeats + WARMUP)
+def race(preset: Preset, batch: int, repeats: int, contenders: Mapping[str, int | None]) -> dict[str, float]:
+    """Return the median seconds of one step of each contender; see :class:`Race`."""
+    steps = len(contenders) * (repeats + WARMUP)
     with private_access(steps, batch / ROWS) as access:
-        turns = Race(access, batch)
+        turns = Race(access, batch, contenders)
         batches = batch_steps(encoded_table(ROWS, preset.features), access.random, batch, steps)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -68,7 +68,9 @@ def test_steps_are_reserved_in_blocks_and_replays_are_free(tmp_path):
 def test_noise_of_a_sum_differs_between_elements_steps_and_parameters(tmp_path):
     access = access_to(tmp_path, Piece("train", "dp_sgd", Gaussian(2.0), 10, 0.5, ""))
     access.reserve("train", 10)
-    draws = [torch.cat(access.gaussian_sum("train", t, [torch.zeros(50), torch.zeros(60)])) for t in range(10)]
+    draws = [
+        torch.cat(access.gaussian_sum("train", t, [torch.zeros(50), torch.zeros(60)])) for t in range(10)
+    ]
     everything = torch.cat(draws)
     assert everything.unique().numel() == everything.numel()
     assert float(everything.std()) == pytest.approx(1.0, rel=0.1)

@@ -36,7 +36,7 @@ from dpforge.generators.maf_model import FittedMAF, MAFModule, Optimization, lat
 from dpforge.generators.storage import load_model
 from dpforge.generators.training import TrainingData, train
 from dpforge.nets.made import ACTIVATIONS, MaskedAutoregressiveFlow
-from dpforge.privacy.dpsgd import Tensors
+from dpforge.privacy.batches import Tensors
 from dpforge.privacy.plan import Plan, Release, Training, make_plan
 from dpforge.privacy.spec import PrivacySpec, replace_factor
 from dpforge.privacy.values import protect_values, value_pieces

@@ -21,7 +21,8 @@ from dpforge.data.encode.transforms import (
 )
 from dpforge.generators.storage import save_model
 from dpforge.nets.made import MaskedAutoregressiveFlow
-from dpforge.privacy.dpsgd import PrivateModule, Tensors
+from dpforge.privacy.batches import Tensors
+from dpforge.privacy.dpsgd import PrivateModule
 
 CHUNK = 50_000
 

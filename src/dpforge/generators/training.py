@@ -17,7 +17,8 @@ from dpforge.errors import Interrupted, RunError
 from dpforge.generators.base import RunContext
 from dpforge.generators.storage import load_state, save_state
 from dpforge.privacy.accounting import epsilon
-from dpforge.privacy.dpsgd import DPSGDCallback, MeanGradient, PoissonSteps, PrivateModule, Tensors
+from dpforge.privacy.batches import PoissonSteps, Tensors
+from dpforge.privacy.dpsgd import DPSGDCallback, MeanGradient, PrivateModule
 from dpforge.privacy.events import SelfComposed
 from dpforge.privacy.plan import Plan
 from dpforge.privacy.sampling import PoissonSampler
@@ -161,7 +162,7 @@ class _Loop(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self._state is not None:
-            cast(Any, pl_module.optimizers()).load_state_dict(self._state["optimizer"])
+            _optimizer(pl_module).load_state_dict(self._state["optimizer"])
             self._state = None
 
     def on_train_batch_end(
@@ -185,9 +186,14 @@ class _Loop(L.Callback):
             )
 
     def _save(self, module: PrivateModule) -> None:
-        optimizer = cast(Any, module.optimizers())
-        state = {"step": self.done, "module": module.state_dict(), "optimizer": optimizer.state_dict()}
+        optimizer = _optimizer(module).state_dict()
+        state = {"step": self.done, "module": module.state_dict(), "optimizer": optimizer}
         save_state(self.run.checkpoints, state)
+
+
+def _optimizer(module: L.LightningModule) -> Any:
+    """Return the optimizer itself: a state loaded into Lightning's wrapper would not reach it."""
+    return cast(Any, module.optimizers()).optimizer
 
 
 class EpsilonMeter:

@@ -20,6 +20,10 @@ class MaskedLinear(nn.Linear):
     Args:
         mask: Connections to keep, shape ``(out_features, in_features)``.
 
+    Attributes:
+        mask_factors: ``(P, S)`` with ``P @ S.T == mask``: the distinct columns of the mask, ``(out_features, k)``,
+            and which inputs have them, ``(in_features, k)``. The masks of a MADE have few: one a degree.
+
     References:
         Germain et al., *MADE: Masked Autoencoder for Distribution Estimation* (ICML 2015).
     """
@@ -28,6 +32,8 @@ class MaskedLinear(nn.Linear):
         self.mask = torch.ones(1)
         super().__init__(mask.shape[1], mask.shape[0])
         self.mask = mask.to(self.weight.dtype)
+        patterns, pattern_of = torch.unique(self.mask, dim=1, return_inverse=True)
+        self.mask_factors = (patterns, functional.one_hot(pattern_of, patterns.shape[1]).to(self.mask))
         self.reset_masked()
 
     def reset_masked(self) -> None:
@@ -51,4 +57,5 @@ class MaskedLinear(nn.Linear):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MaskedLinear:
         super()._apply(fn, recurse)
         self.mask = fn(self.mask)
+        self.mask_factors = (fn(self.mask_factors[0]), fn(self.mask_factors[1]))
         return self

@@ -33,6 +33,7 @@ from dpforge.privacy.events import (
 )
 
 DISCRETIZATION = 1e-4
+COARSE = 1e-3
 # Opacus' orders and a few large ones, which small epsilons need.
 RDP_ORDERS = (*(1 + x / 10 for x in range(1, 100)), *range(12, 64), 96, 128, 256, 512, 1024)
 _TINY = 1e-300
@@ -41,13 +42,14 @@ logging.getLogger("absl").setLevel(logging.ERROR)
 
 
 @lru_cache(maxsize=4096)
-def epsilon(event: Event, delta: float, accountant: str = "pld") -> float:
+def epsilon(event: Event, delta: float, accountant: str = "pld", grid: float = DISCRETIZATION) -> float:
     """Return the epsilon of ``event`` at ``delta``; ``inf`` if there is none.
 
     Args:
         event: The whole composition.
         delta: Probability in (0, 1).
         accountant: ``"pld"`` (of record) or ``"rdp"``.
+        grid: Discretisation of privacy losses; the default is the one of record.
 
     Raises:
         PrivacyError: PLD of a tree with a zCDP leaf, which only RDP can certify.
@@ -55,7 +57,7 @@ def epsilon(event: Event, delta: float, accountant: str = "pld") -> float:
     flat = [(leaf, count) for leaf, count in leaves(event) if count > 0]
     if any(_is_noiseless(leaf) for leaf, _ in flat):
         return math.inf
-    return _epsilon_pld(flat, delta) if accountant == "pld" else _epsilon_rdp(flat, delta)
+    return _epsilon_pld(flat, delta, grid) if accountant == "pld" else _epsilon_rdp(flat, delta)
 
 
 def certifying_accountant(event: Event) -> str:
@@ -68,29 +70,29 @@ def _is_noiseless(leaf: Event) -> bool:
     return isinstance(inner, NonPrivate) or getattr(inner, "noise_multiplier", 1.0) == 0
 
 
-def _epsilon_pld(flat: list[tuple[Event, int]], delta: float) -> float:
-    total = pld.identity(DISCRETIZATION)
+def _epsilon_pld(flat: list[tuple[Event, int]], delta: float, grid: float) -> float:
+    total = pld.identity(grid)
     for leaf, count in flat:
-        total = total.compose(_leaf_pld(leaf, count))
+        total = total.compose(_leaf_pld(leaf, count, grid))
     return float(total.get_epsilon_for_delta(delta))
 
 
-def _leaf_pld(leaf: Event, count: int) -> pld.PrivacyLossDistribution:
+def _leaf_pld(leaf: Event, count: int, grid: float) -> pld.PrivacyLossDistribution:
     match leaf:
         case Gaussian(noise_multiplier):
             return pld.from_gaussian_mechanism(
-                noise_multiplier / math.sqrt(count), value_discretization_interval=DISCRETIZATION
+                noise_multiplier / math.sqrt(count), value_discretization_interval=grid
             )
         case PoissonSampled(rate, Gaussian(noise_multiplier)):
             one = pld.from_gaussian_mechanism(
-                noise_multiplier, value_discretization_interval=DISCRETIZATION, sampling_prob=rate
+                noise_multiplier, value_discretization_interval=grid, sampling_prob=rate
             )
         case Laplace(noise_multiplier):
-            one = pld.from_laplace_mechanism(noise_multiplier, value_discretization_interval=DISCRETIZATION)
+            one = pld.from_laplace_mechanism(noise_multiplier, value_discretization_interval=grid)
         case EpsilonDelta(brick_epsilon, brick_delta):
             one = pld.from_privacy_parameters(
                 common.DifferentialPrivacyParameters(brick_epsilon, brick_delta),
-                value_discretization_interval=DISCRETIZATION,
+                value_discretization_interval=grid,
             )
         case _:
             raise PrivacyError(
@@ -133,7 +135,7 @@ def gaussian_delta(mu: float, epsilon_: float) -> float:
 
 
 def gaussian_noise_multiplier(epsilon_: float, delta: float) -> float:
-    """Return z(epsilon, delta): the multiplier that makes one Gaussian mechanism exactly (epsilon, delta)-DP."""
+    """Return z(epsilon, delta): one Gaussian mechanism of this multiplier is exactly (epsilon, delta)-DP."""
 
     def excess(log_mu: float) -> float:
         return math.log(gaussian_delta(math.exp(log_mu), epsilon_)) - math.log(delta)
@@ -152,32 +154,35 @@ def calibrate(event_of: Callable[[float], Event], target_epsilon: float, delta: 
     Raises:
         PrivacyError: No multiplier up to 1e6 suffices, because other events already spend the budget.
     """
-    tree = event_of(1.0)
-    accountant = certifying_accountant(tree)
-    high = _upper_bracket(event_of, target_epsilon, delta, accountant)
-    low = high
-    while epsilon(event_of(low), delta, accountant) <= target_epsilon:
-        high, low = low, low * 0.7
+    accountant = certifying_accountant(event_of(1.0))
 
-    def excess(multiplier: float) -> float:
-        return epsilon(event_of(multiplier), delta, accountant) - target_epsilon
+    def excess(multiplier: float, grid: float = DISCRETIZATION) -> float:
+        return epsilon(event_of(multiplier), delta, accountant, grid) - target_epsilon
 
-    multiplier = _root(excess, low, high, 1e-10 * low)
+    # A coarse grid costs a fraction of the final one and is off by little: it finds where to look.
+    rough = _root(lambda m: excess(m, COARSE), *_bracket(lambda m: excess(m, COARSE), 1.0, 1.5), 1e-5)
+    low, high = _bracket(excess, rough, 1.0005)
+    multiplier = _root(excess, low, high, 1e-7 * low)
     while excess(multiplier) > 0:
-        multiplier *= 1 + 1e-9
+        multiplier *= 1 + 1e-7
     return multiplier
 
 
-def _upper_bracket(event_of: Callable[[float], Event], target: float, delta: float, accountant: str) -> float:
-    high = 1.0
-    while epsilon(event_of(high), delta, accountant) > target:
-        high *= 1.5
-        if high > 1e6:
-            raise PrivacyError(
-                f"target_epsilon={target:g} cannot be met at delta={delta:g}: the other events of the plan"
-                " already spend it. Raise the target, or lower the epsilon of private bounds and categories."
-            )
-    return high
+def _bracket(excess: Callable[[float], float], start: float, factor: float) -> tuple[float, float]:
+    """Return neighbouring multipliers between which the excess changes sign, stepping ever wider."""
+    low = high = start
+    if excess(start) > 0:
+        while excess(high) > 0:
+            low, high, factor = high, high * factor, factor**1.5
+            if high > 1e6:
+                raise PrivacyError(
+                    "the target_epsilon cannot be met at this delta: the other events of the plan already"
+                    " spend it. Raise the target, or lower the epsilon of private bounds and categories."
+                )
+        return low, high
+    while excess(low) <= 0:
+        high, low, factor = low, low / factor, factor**1.5
+    return low, high
 
 
 def _root(function: Callable[[float], float], low: float, high: float, tolerance: float) -> float:

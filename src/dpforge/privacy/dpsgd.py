@@ -9,59 +9,17 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol, cast
+from collections.abc import Sequence
+from typing import Any, Protocol, cast
 
 import lightning as L
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import IterableDataset
 
 from dpforge.errors import ConfigError, PrivacyError
+from dpforge.privacy.batches import PoissonSteps, StepBatch, Tensors, microbatches, row_count
 from dpforge.privacy.engines import ClippedSum, Engine, make_engine
 from dpforge.privacy.mechanisms import PrivateAccess
-from dpforge.privacy.sampling import PoissonSampler
-
-Tensors = tuple[Tensor, ...]
-
-
-class StepBatch(NamedTuple):
-    """The private rows of one logical step: ``tensors`` have the rows in their first dimension."""
-
-    step: int
-    tensors: Tensors
-
-
-class PoissonSteps(IterableDataset[StepBatch]):
-    """An exact number of Poisson batches, each drawn by one index operation.
-
-    Args:
-        sampler: Draws the units of a step.
-        rows_of: Maps sorted unit indices to row indices (the identity for row-level privacy).
-        gather: ``(rows, step) -> tensors``; called once a step with int64 row indices.
-        steps: Range of steps to yield; starts after 0 on resume.
-    """
-
-    def __init__(
-        self,
-        sampler: PoissonSampler,
-        rows_of: Callable[[np.ndarray], np.ndarray],
-        gather: Callable[[Tensor, int], Tensors],
-        steps: range,
-    ) -> None:
-        self.sampler = sampler
-        self.steps = steps
-        self._rows_of = rows_of
-        self._gather = gather
-
-    def __len__(self) -> int:
-        return len(self.steps)
-
-    def __iter__(self) -> Iterator[StepBatch]:
-        for step in self.steps:
-            rows = torch.from_numpy(self._rows_of(self.sampler.sample(step)))
-            yield StepBatch(step, self._gather(rows, step))
 
 
 class GradientEstimator(Protocol):
@@ -82,7 +40,7 @@ class MeanGradient:
         """See :class:`GradientEstimator`."""
         for parameter in module.private_net().parameters():
             parameter.grad = None
-        rows, total = _rows(batch.tensors), 0.0
+        rows, total = row_count(batch.tensors), 0.0
         for part in microbatches(batch.tensors, self.microbatch):
             losses = module.per_example_loss(part)
             module.manual_backward(losses.sum() / rows)
@@ -136,18 +94,6 @@ class DPGradient:
                 gradient.add_(addend)
             losses.append(one.losses)
         return ClippedSum(gradients, torch.cat(losses) if losses else torch.zeros(0))
-
-
-def microbatches(tensors: Tensors, size: int | None) -> Iterator[Tensors]:
-    """Split tensors along their first dimension into parts of at most ``size`` rows; no rows, no parts."""
-    rows = _rows(tensors)
-    size = size or max(rows, 1)
-    for start in range(0, rows, size):
-        yield tuple(tensor[start : start + size] for tensor in tensors)
-
-
-def _rows(tensors: Tensors) -> int:
-    return int(tensors[0].shape[0])
 
 
 class PrivateModule(L.LightningModule):

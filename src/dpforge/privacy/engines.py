@@ -109,11 +109,13 @@ class GhostEngine:
             squared += rule_for(layer).squared_norm(layer, a, g) if several is None else _norms(several)
             used.append((layer, a, g, several))
         weights = clip_weights(squared, max_grad_norm)
+        dropped = weights == 0
+        drop = dropped if bool(dropped.any()) else None
         found: dict[int, Tensor] = {}
         for layer, a, g, several in used:
-            for name, gradient in _weighted(layer, a, g, several, weights).items():
+            for name, gradient in _weighted(layer, a, g, several, weights, drop).items():
                 found[id(getattr(layer, name))] = gradient
-        return [found.get(id(p), torch.zeros_like(p)) for p in self._parameters]
+        return [found[id(p)] if id(p) in found else torch.zeros_like(p) for p in self._parameters]
 
 
 def _summed(layer: nn.Module, calls: Sequence[tuple[Tensor, Tensor]]) -> Gradients:
@@ -126,10 +128,14 @@ def _norms(gradients: Gradients) -> Tensor:
 
 
 def _weighted(
-    layer: nn.Module, a: Tensor, g: Tensor, several: Gradients | None, weights: Tensor
+    layer: nn.Module,
+    a: Tensor,
+    g: Tensor,
+    several: Gradients | None,
+    weights: Tensor,
+    dropped: Tensor | None,
 ) -> Gradients:
-    dropped = weights == 0
-    if bool(dropped.any()):
+    if dropped is not None:
         a, g = _drop(a, dropped), _drop(g, dropped)
         several = (
             None if several is None else {name: _drop(value, dropped) for name, value in several.items()}

@@ -65,7 +65,7 @@ class Ledger:
             record = _parse(line, number, path)
             if record.get("previous") != last:
                 raise RunError(
-                    f"{path.name} line {number} does not continue the line before: one of the two was altered."
+                    f"{path.name} line {number} does not continue the line before: one of them was altered."
                     f" {_RESTORE}"
                 )
             records.append(record)
@@ -117,7 +117,8 @@ class Ledger:
         done = self._reserved[name]
         if done + count > piece.count:
             raise BudgetExceeded(
-                f"'{name}' would be used {done + count} times; the plan authorises {piece.count}. No noise was drawn."
+                f"'{name}' would be used {done + count} times; the plan authorises {piece.count}."
+                " No noise was drawn."
             )
         self.check_key(key_id)
         self._append(

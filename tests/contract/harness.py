@@ -1,0 +1,185 @@
+"""Runs a generator on neighbouring tables and records everything that passes its only door."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from dpforge.config import compose
+from dpforge.data import Dataset
+from dpforge.data.schema import Schema, schema_from_dict
+from dpforge.data.table import conform
+from dpforge.errors import ConfigError
+from dpforge.generators.base import RunContext, Runtime
+from dpforge.privacy.ledger import Ledger
+from dpforge.privacy.mechanisms import Observation, PrivateAccess
+from dpforge.privacy.plan import Plan
+from dpforge.privacy.rng import KeyedRandom
+from dpforge.privacy.spec import PrivacySpec
+
+KEY = bytes(range(32))
+SMALL = {"steps": 6, "hidden": (8, 8), "expected_batch_size": None, "sampling_rate": 0.3, "ema": 0.5}
+
+
+def public(**extra: Any) -> dict[str, Any]:
+    return {"provenance": "public", **extra}
+
+
+NUMBERS = {
+    "age": {"kind": "integer", "bounds": public(min=18, max=90)},
+    "income": {"kind": "numeric", "bounds": public(min=0, max=1000), "granularity": 0.5},
+    "hours": {"kind": "integer", "bounds": public(min=0, max=9999), "special_values": [0]},
+}
+MIXED = {
+    **NUMBERS,
+    "income": {**NUMBERS["income"], "nullable": True},
+    "city": {"kind": "categorical", "categories": public(values=["a", "b", "c"]), "nullable": True},
+    "day": {"kind": "datetime", "bounds": public(min="2020-01-01", max="2020-12-31"), "resolution": "day"},
+    "answer": {"kind": "categorical", "categories": public(values=["no", "yes"])},
+}
+
+
+def schema_of(columns: dict[str, Any]) -> Schema:
+    return schema_from_dict(
+        {"schema_version": 1, "name": "contract", "nominal_rows": 100, "columns": columns}
+    )
+
+
+def raw_table(rows: int, seed: int = 0) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    return pd.DataFrame(
+        {
+            "age": rng.integers(18, 91, rows),
+            "income": rng.uniform(0, 1000, rows).round(),
+            "hours": rng.choice([0, 10, 5000], rows),
+            "city": rng.choice(["a", "b", "c"], rows).astype(str),
+            "day": pd.Timestamp("2020-03-01") + pd.to_timedelta(rng.integers(0, 200, rows), unit="D"),
+            "answer": rng.choice(["no", "yes"], rows).astype(str),
+        }
+    )
+
+
+TARGETS = {
+    "in range": {},
+    "far out of range": {"age": 10**9, "income": -1e300, "hours": -(10**9)},
+    "missing": {"income": np.nan, "city": None},
+    "infinite": {"income": np.inf},
+    "unseen": {"city": "atlantis"},
+}
+
+
+def small_model(name: str) -> Any:
+    """The generator of ``conf/model/<name>.yaml`` with few steps and narrow layers."""
+    from hydra.utils import instantiate
+
+    model = instantiate(compose([f"model={name}", "dataset=toy"]).model, _convert_="all")
+    names = {f.name for f in dataclasses.fields(model)}
+    return dataclasses.replace(model, **{key: value for key, value in SMALL.items() if key in names})
+
+
+def schema_for(model: Any) -> Schema:
+    """The mixed schema, or numbers only for a model that says it takes nothing else."""
+    try:
+        model.plan(schema_of(MIXED), PrivacySpec())
+    except ConfigError:
+        return schema_of(NUMBERS)
+    return schema_of(MIXED)
+
+
+def table_for(schema: Schema, rows: int, target: dict[str, Any] | None = None) -> pd.DataFrame:
+    """A typed table whose last row is the target record."""
+    raw = raw_table(rows)
+    if target and rows:
+        raw = raw.astype(object)
+        for column, value in target.items():
+            raw.loc[rows - 1, column] = value
+    return conform(raw[list(schema.names)], schema)
+
+
+class Replay(PrivateAccess):
+    """Returns the outputs of an earlier run whatever the values are, so that both runs stay on one path."""
+
+    def __init__(self, ledger: Ledger, random: KeyedRandom, observers: Any, outputs: list[Any]) -> None:
+        super().__init__(ledger, random, observers)
+        self._outputs = list(outputs)
+
+    def gaussian(self, name: str, value: Any, **details: Any) -> Any:
+        super().gaussian(name, value, **details)
+        return self._outputs.pop(0)
+
+    def histograms(self, *arguments: Any, **details: Any) -> Any:
+        super().histograms(*arguments, **details)
+        return self._outputs.pop(0)
+
+    def gaussian_sum(self, name: str, step: int, parts: Any) -> Any:
+        super().gaussian_sum(name, step, parts)
+        return [output.clone() for output in self._outputs.pop(0)]
+
+
+class Record(PrivateAccess):
+    """Remembers the outputs of every release."""
+
+    def __init__(self, ledger: Ledger, random: KeyedRandom, observers: Any) -> None:
+        super().__init__(ledger, random, observers)
+        self.outputs: list[Any] = []
+
+    def gaussian(self, name: str, value: Any, **details: Any) -> Any:
+        self.outputs.append(super().gaussian(name, value, **details))
+        return self.outputs[-1]
+
+    def histograms(self, *arguments: Any, **details: Any) -> Any:
+        self.outputs.append(super().histograms(*arguments, **details))
+        return self.outputs[-1]
+
+    def gaussian_sum(self, name: str, step: int, parts: Any) -> Any:
+        noisy = super().gaussian_sum(name, step, parts)
+        self.outputs.append([part.clone() for part in noisy])
+        return noisy
+
+
+@dataclass
+class Trace:
+    """What one fit did."""
+
+    plan: Plan
+    ledger: Ledger
+    releases: list[Observation] = field(default_factory=list)
+    outputs: list[Any] = field(default_factory=list)
+    fitted: Any = None
+
+
+def fit(
+    model: Any,
+    schema: Schema,
+    table: pd.DataFrame,
+    folder: Path,
+    *,
+    spec: PrivacySpec | None = None,
+    replay: list[Any] | None = None,
+    runtime: Runtime | None = None,
+    key: bytes = KEY,
+    units: np.ndarray | None = None,
+) -> Trace:
+    """Fit in ``folder`` with recorded releases; with ``replay`` the outputs are those of another run."""
+    folder.mkdir(parents=True, exist_ok=True)
+    spec = spec or PrivacySpec()
+    plan = model.plan(schema, spec)
+    ledger = Ledger.create(folder / "ledger.jsonl", plan, {"rng": spec.rng})
+    trace = Trace(plan, ledger)
+    random = KeyedRandom("entropy", key)
+    observers = [trace.releases.append]
+    access = (
+        Record(ledger, random, observers) if replay is None else Replay(ledger, random, observers, replay)
+    )
+    data = Dataset(schema, table, table.head(0), units, False, "fingerprint")
+    run = RunContext(access, spec, runtime or Runtime(), 0, folder)
+    torch.manual_seed(0)
+    trace.fitted = model.fit(data, run)
+    trace.outputs = access.outputs if isinstance(access, Record) else []
+    return trace

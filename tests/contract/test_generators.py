@@ -1,0 +1,160 @@
+"""The contract of every generator in conf/model: sound plan, bounded sensitivity, valid samples."""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from dpforge.config import conf_dir
+from dpforge.data.table import violations
+from dpforge.generators.base import Runtime
+from dpforge.privacy.spec import PrivacySpec
+
+from .harness import TARGETS, fit, schema_for, small_model, table_for
+
+NAMES = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))
+SIZES = [0, 1, 2, 64, 93, 100]
+
+
+@cache
+def generator(name):
+    model = small_model(name)
+    return model, schema_for(model)
+
+
+def neighbours(name, folder, target="in range", rows=40, **options):
+    model, schema = generator(name)
+    table = table_for(schema, rows, TARGETS[target])
+    whole = fit(model, schema, table, folder / "whole", **options)
+    less = fit(model, schema, table.iloc[:-1], folder / "less", replay=whole.outputs, **options)
+    return whole, less
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("target", TARGETS)
+def test_removing_one_record_moves_each_release_by_at_most_its_sensitivity(name, target, tmp_path):
+    whole, less = neighbours(name, tmp_path, target)
+    assert [(r.name, r.step, r.value.shape) for r in whole.releases] == [
+        (r.name, r.step, r.value.shape) for r in less.releases
+    ]
+    moved = [
+        float(np.linalg.norm(a.value - b.value)) for a, b in zip(whole.releases, less.releases, strict=True)
+    ]
+    for release, distance in zip(whole.releases, moved, strict=True):
+        assert distance <= release.sensitivity * (1 + 1e-5)
+    assert max(moved) > 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_neighbours_spend_and_release_the_same_however_many_rows_there_are(name, tmp_path):
+    model, schema = generator(name)
+    traces = [fit(model, schema, table_for(schema, rows), tmp_path / str(rows)) for rows in SIZES]
+    shapes = [[(r.name, r.step, r.value.shape, r.scale) for r in trace.releases] for trace in traces]
+    assert all(shape == shapes[0] for shape in shapes)
+    normalizers = [[record.get("normalizer") for record in trace.ledger._records] for trace in traces]
+    assert all(values == normalizers[0] for values in normalizers)
+    for trace in traces:
+        trace.ledger.check_complete()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_ledger_holds_exactly_what_was_released(name, tmp_path):
+    model, schema = generator(name)
+    trace = fit(model, schema, table_for(schema, 50), tmp_path)
+    for piece in trace.plan.pieces:
+        steps = [release.step for release in trace.releases if release.name == piece.name]
+        assert steps == list(range(piece.count))
+        assert trace.ledger.reserved(piece.name) == piece.count
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_noise_is_per_element_of_the_declared_scale_and_never_repeats(name, tmp_path):
+    model, schema = generator(name)
+    trace = fit(model, schema, table_for(schema, 50), tmp_path)
+    for piece in trace.plan.pieces:
+        noise = np.concatenate([r.noise / r.scale for r in trace.releases if r.name == piece.name])
+        assert trace.releases[0].scale > 0
+        slack = 1.15 if piece.mechanism == "rounded_gaussian" else 1.0
+        low, high = stats.chi2.ppf([1e-6, 1 - 1e-6], noise.size) / noise.size
+        assert low < np.mean(noise**2) < high * slack
+        scale = piece.sensitivity * piece.noise_multiplier
+        assert {r.scale for r in trace.releases if r.name == piece.name} == {scale}
+        if piece.mechanism == "dp_sgd":
+            assert np.unique(noise).size == noise.size
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_whole_plan_meets_its_target_epsilon(name):
+    model, schema = generator(name)
+    plan = model.plan(schema, PrivacySpec(target_epsilon=2.0))
+    assert 1.9999 < plan.epsilon() <= 2.0
+    assert plan.epsilon() <= plan.epsilon("rdp")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_replacing_a_record_doubles_what_the_noise_must_hide(name):
+    model, schema = generator(name)
+    add, replace = (
+        model.plan(schema, PrivacySpec(relation=relation)) for relation in ("add_remove", "replace")
+    )
+    for before, after in zip(add.pieces, replace.pieces, strict=True):
+        assert after.sensitivity / before.sensitivity >= math.sqrt(2) - 1e-9
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_samples_satisfy_the_schema_and_have_the_asked_length(name, tmp_path):
+    model, schema = generator(name)
+    trace = fit(model, schema, table_for(schema, 60), tmp_path)
+    for rows in (0, 1, 500):
+        sample = trace.fitted.sample(rows, np.random.default_rng(0))
+        assert len(sample) == rows
+        assert tuple(sample.columns) == schema.names
+        assert not any(violations(sample, schema).values())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_saved_and_loaded_models_give_the_same_samples(name, tmp_path):
+    model, schema = generator(name)
+    trace = fit(model, schema, table_for(schema, 60), tmp_path)
+    trace.fitted.save(tmp_path)
+    again = model.load(tmp_path)
+    first, second = (m.sample(200, np.random.default_rng(3)) for m in (trace.fitted, again))
+    pd.testing.assert_frame_equal(first, second)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_without_dp_the_same_code_runs_and_the_plan_has_no_epsilon(name, tmp_path):
+    model, schema = generator(name)
+    trace = fit(model, schema, table_for(schema, 60), tmp_path, spec=PrivacySpec(enabled=False))
+    assert trace.plan.epsilon() == math.inf
+    assert all(not release.noise.any() for release in trace.releases)
+    assert len(trace.fitted.sample(10, np.random.default_rng(0))) == 10
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "runtime", [Runtime(engine="hooks"), Runtime(microbatch=3)], ids=["hooks", "microbatch"]
+)
+def test_runtime_choices_do_not_change_what_is_released(name, runtime, tmp_path):
+    model, schema = generator(name)
+    table = table_for(schema, 60)
+    base = fit(model, schema, table, tmp_path / "base")
+    other = fit(model, schema, table, tmp_path / "other", runtime=runtime)
+    for left, right in zip(base.releases, other.releases, strict=True):
+        assert np.array_equal(left.noise, right.noise)
+        np.testing.assert_allclose(left.value, right.value, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_another_key_gives_other_noise_with_the_same_public_seed(name, tmp_path):
+    model, schema = generator(name)
+    table = table_for(schema, 60)
+    first = fit(model, schema, table, tmp_path / "first")
+    second = fit(model, schema, table, tmp_path / "second", key=bytes(32))
+    for left, right in zip(first.releases, second.releases, strict=True):
+        assert not np.array_equal(left.noise, right.noise)
