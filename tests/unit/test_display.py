@@ -101,7 +101,7 @@ def test_on_a_terminal_a_stage_shows_its_steps_and_the_epsilon_spent():
     text = drawn(stream)
     assert "train" in text
     assert "5/5" in text
-    assert "ε 0.83  loss 2.5" in text
+    assert "ε ≤ 0.83  loss 2.5" in text
 
 
 def test_the_display_drives_the_stage_that_began_last():
@@ -113,7 +113,7 @@ def test_the_display_drives_the_stage_that_began_last():
         display.advance(3)
         display.update(epsilon=1.0)
     assert re.search(r"fit.*2/2", drawn(stream))
-    assert re.search(r"sample.*3/7.*ε 1\.00", drawn(stream))
+    assert re.search(r"sample.*3/7.*ε ≤ 1\.00", drawn(stream))
 
 
 @pytest.mark.parametrize("enabled", [True, False])
@@ -130,11 +130,11 @@ def test_without_a_terminal_each_stage_is_one_line_at_its_start_and_one_at_its_e
     assert stream.getvalue() == ""
     assert [line.split(" in ")[0] for line in said] == [
         "train: started",
-        "train: 100 steps",
+        "train: finished",
         "sample: started",
-        "sample: 2 steps",
+        "sample: finished",
     ]
-    assert said[1].endswith(", ε 0.50")
+    assert said[1].endswith(", ε ≤ 0.50")
 
 
 def test_an_error_in_a_stage_passes_through_and_leaves_the_terminal_usable():

@@ -152,11 +152,10 @@ class _LoggedStage(Stage):
     def __init__(self, description: str, fields: Mapping[str, Any]) -> None:
         super().__init__()
         self._description, self._fields = description, dict(fields)
-        self._started, self._done = time.monotonic(), 0
+        self._started = time.monotonic()
         _log.info("%s: started", description)
 
     def advance(self, amount: int = 1, **fields: Any) -> None:
-        self._done += amount
         self._fields.update(fields)
 
     def update(self, **fields: Any) -> None:
@@ -165,13 +164,14 @@ class _LoggedStage(Stage):
     def _end(self) -> None:
         seconds = time.monotonic() - self._started
         said = _field_text(self._fields)
-        _log.info("%s: %d steps in %.1f s%s", self._description, self._done, seconds, said and f", {said}")
+        _log.info("%s: finished in %.1f s%s", self._description, seconds, said and f", {said}")
 
 
 def _field_text(fields: Mapping[str, Any]) -> str:
     bare = {name: _bare(value) for name, value in fields.items()}
     epsilon = bare.pop("epsilon", None)
-    parts = [] if epsilon is None else [f"ε {epsilon:.2f}"]
+    # While a run trains, epsilon is the RDP bound of what is reserved; the final table has the PLD value.
+    parts = [] if epsilon is None else [f"ε ≤ {epsilon:.2f}"]
     parts += [f"{name} {_number(value)}" for name, value in bare.items() if value is not None]
     return "  ".join(parts)
 
@@ -244,12 +244,15 @@ _FACTS = (
 
 
 def _scores_table(scores: Sequence[ScoreRow]) -> Table:
-    table = Table(caption="normalised: 0 = floor (independent columns), 1 = ceiling (held-out real rows)")
+    table = Table(
+        caption="normalised: 0 = floor (independent columns), 1 = ceiling (held-out real rows).\n"
+        "One-way floors are exact by construction: there 0 is perfect."
+    )
     table.add_column("score", overflow="fold")
     for heading in ("value", "floor", "ceiling", "normalised"):
         table.add_column(heading, justify="right", no_wrap=True, min_width=len(heading))
     for name, *numbers in scores:
-        table.add_row(Text(name), *("–" if n is None else f"{n:.3f}" for n in numbers))
+        table.add_row(Text(name), *("–" if n is None or math.isnan(n) else f"{n:.3f}" for n in numbers))
     return table
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, cast
 
 import numpy as np
@@ -29,7 +30,8 @@ def draw(work: Work, data: Dataset, fitted: FittedTable, synthetic: pd.DataFrame
     histograms = folder / "histograms"
     histograms.mkdir(exist_ok=True)
     plots_columns.histograms(data.train, synthetic, fitted.schema, histograms)
-    plots.scores([tuple(row) for row in headline(results)], folder / "scores.png")
+    ranged = [row for row in headline(results) if math.isfinite(row.floor) and math.isfinite(row.ceiling)]
+    plots.scores(ranged, folder / "scores.png")
     if "correlation_real" in results.tables:
         plots_dependence.correlation_difference(
             results.tables["correlation_real"],

@@ -279,7 +279,7 @@ def _value_axis(axes: Axes, view: ColumnShares, edges: np.ndarray, *, log: bool)
     axes.set_xlabel(view.axis_label)
     positions = _positions(view.column, edges)
     if view.column.kind == "datetime":
-        locator = dates.AutoDateLocator(maxticks=6)
+        locator = dates.AutoDateLocator(minticks=2, maxticks=8)
         axes.xaxis.set_major_locator(locator)
         axes.xaxis.set_major_formatter(dates.ConciseDateFormatter(locator))
     elif log:

@@ -20,7 +20,6 @@ from dpforge.data.schema import Schema
 from dpforge.data.table import conform
 from dpforge.errors import ConfigError
 
-U_CLIP = 5e-4
 STANDARD_CLIP = 6.0
 
 
@@ -35,7 +34,10 @@ class Encoded:
 class Transform(Protocol):
     """Maps typed tables to latent-ready vectors and back."""
 
-    gaussianize: bool
+    @property
+    def gaussianize(self) -> bool:
+        """Whether encoded values are uniforms that still need the normal quantile function."""
+        ...
 
     def encode(self, frame: pd.DataFrame) -> Encoded:
         """Encode a typed table; row-local."""
