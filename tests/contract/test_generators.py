@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from functools import cache
 
@@ -11,6 +12,7 @@ import pytest
 from scipy import stats
 
 from dpforge.config import conf_dir
+from dpforge.data.schema import Unit
 from dpforge.data.table import violations
 from dpforge.generators.base import Runtime
 from dpforge.privacy.spec import PrivacySpec
@@ -158,3 +160,23 @@ def test_another_key_gives_other_noise_with_the_same_public_seed(name, tmp_path)
     second = fit(model, schema, table, tmp_path / "second", key=bytes(32))
     for left, right in zip(first.releases, second.releases, strict=True):
         assert not np.array_equal(left.noise, right.noise)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_removing_a_user_with_all_rows_moves_each_release_by_at_most_its_sensitivity(name, tmp_path):
+    model, row_schema = generator(name)
+    schema = dataclasses.replace(row_schema, unit=Unit("user", "person", 3))
+    table = table_for(schema, 45, TARGETS["far out of range"])
+    units = np.repeat(np.arange(15), 3)
+    spec = PrivacySpec(max_grad_norm=0.1)
+    whole = fit(model, schema, table, tmp_path / "whole", units=units, spec=spec)
+    less = fit(
+        model, schema, table.iloc[:-3], tmp_path / "less", units=units[:-3], spec=spec, replay=whole.outputs
+    )
+    moved = [
+        np.linalg.norm(a.value - b.value) / a.sensitivity
+        for a, b in zip(whole.releases, less.releases, strict=True)
+    ]
+    assert 0 < max(moved) <= 1 + 1e-5
+    row = model.plan(row_schema, spec)
+    assert whole.plan.pieces[0].sensitivity >= row.pieces[0].sensitivity
