@@ -105,11 +105,12 @@ def _show(run: CheckedRun, console: Any) -> None:
 
 
 def _pieces(plan: Any) -> Table:
+    from rich import box
     from rich.table import Table
 
-    table = Table(title="What the plan may spend", title_justify="left")
-    table.add_column("piece", overflow="fold")
-    table.add_column("mechanism", overflow="fold")
+    table = Table(title="What the plan may spend", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("piece", overflow="fold", min_width=9)
+    table.add_column("mechanism", no_wrap=True)
     for name in ("noise multiplier", "sampling rate", "count", "sensitivity"):
         table.add_column(name, justify="right")
     for piece in plan.pieces:
