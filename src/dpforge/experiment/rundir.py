@@ -157,8 +157,8 @@ class RunDir:
             content = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise RunError(
-                f"{path} is missing or damaged ({type(error).__name__}). Delete it and start the command of the"
-                " run again: what is missing is made anew and costs no privacy."
+                f"{path} is missing or damaged ({type(error).__name__}). Delete it and start the command"
+                " of the run again: what is missing is made anew and costs no privacy."
             ) from error
         if not isinstance(content, dict):
             raise RunError(f"{path} does not hold a JSON object. Delete it and start the command again.")

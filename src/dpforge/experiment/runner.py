@@ -3,42 +3,37 @@
 from __future__ import annotations
 
 import logging
-import os
-import platform
-import subprocess
-import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-import dpforge
-from dpforge.config import build, conf_digest
+from dpforge.config import build
 from dpforge.configuration.building import Experiment
 from dpforge.data import Dataset
-from dpforge.errors import DPForgeError, Interrupted, PrivacyError, RunError
+from dpforge.errors import DPForgeError, PrivacyError, RunError
 from dpforge.evaluation import Results, headline
 from dpforge.experiment import pictures, stages
+from dpforge.experiment.attempt import locked, recorded
 from dpforge.experiment.certificate import make_certificate
 from dpforge.experiment.display import print_summary, progress, warning_line
+from dpforge.experiment.environment import check_same_numerics, environment
 from dpforge.experiment.rundir import RunDir
 from dpforge.experiment.stages import StopFlag, Work
 from dpforge.experiment.tracking import Tracker, Value, Visibility
+from dpforge.generators.base import FittedTable
 from dpforge.identity import Identity
 from dpforge.privacy.accounting import DISCRETIZATION
 from dpforge.privacy.ledger import Ledger
 from dpforge.privacy.mechanisms import PrivateAccess
 from dpforge.privacy.rng import KEY_BYTES, KeyedRandom, fresh_random
 
-PACKAGES = ("torch", "opacus", "lightning", "dp-accounting", "numpy", "pandas", "scipy", "scikit-learn")
 _NO_KEY = (
     "noise drawn with it can be neither replayed nor continued. Put the file back from a copy,"
     " or delete the run folder to start a new run."
@@ -75,13 +70,13 @@ def run(config: DictConfig, *, identity: Identity, overrides: Sequence[str] = ()
     experiment = build(config)
     folder = RunDir(identity.folder)
     folder.create()
-    with _locked(folder):
+    with locked(folder):
         if folder.complete():
             _check_own_data(folder, experiment)
             _announce(folder, "finished already; nothing was run again")
             return RunOutcome(folder.root, skipped=True, ok=True)
         _prepare(folder, config, experiment, overrides)
-        with _recorded(folder):
+        with recorded(folder):
             _complete(folder, experiment, identity)
     return RunOutcome(folder.root, skipped=False, ok=True)
 
@@ -93,7 +88,7 @@ def evaluate(path: Path) -> RunOutcome:
         raise RunError(f"{path} is not a finished run. Start its command again first.")
     config = _stored_config(folder)
     slug, _, run_id = path.resolve().name.rpartition("-")
-    with _locked(folder), _recorded(folder):
+    with locked(folder), recorded(folder):
         _complete(folder, build(config), Identity(run_id, slug, path))
     return RunOutcome(path, skipped=False, ok=True)
 
@@ -133,14 +128,29 @@ def _complete(folder: RunDir, experiment: Experiment, identity: Identity) -> Non
             synthetic = stages.sample(work, fitted)
             results = stages.evaluate(work, fitted, synthetic)
             with display.task("draw pictures", 1) as stage:
-                pictures.draw(work, load(), fitted, synthetic, results)
+                _draw(work, fitted, synthetic, results)
                 stage.advance()
         facts = _facts(work, len(synthetic))
         _report(work, results, facts)
     ledger.close()
     folder.write_json(folder.certificate, make_certificate(ledger))
     folder.set_status("done")
-    print_summary(facts, [tuple(row) for row in headline(results)])
+    print_summary(facts, headline(results))
+
+
+def _draw(work: Work, fitted: FittedTable, synthetic: pd.DataFrame, results: Results) -> None:
+    """Draw the pictures; a table that cannot be drawn must not cost a run its certificate."""
+    try:
+        pictures.draw(work, work.load(), fitted, synthetic, results)
+    except (DPForgeError, OSError):
+        raise
+    except Exception as error:
+        # The text of the error could quote a cell.
+        _log.warning(
+            "some pictures could not be drawn (%s); everything else is complete", type(error).__name__
+        )
+        for path in sorted(work.folder.plots.rglob("*.png")):
+            work.tracker.taint(f"plots/{path.stem}", path.relative_to(work.folder.root).as_posix())
 
 
 def _report(work: Work, results: Results, facts: dict[str, Any]) -> None:
@@ -211,37 +221,6 @@ def _prepare(folder: RunDir, config: DictConfig, experiment: Experiment, overrid
     folder.traceback.unlink(missing_ok=True)
 
 
-def environment(device: str) -> dict[str, Any]:
-    """Return what a reader needs to repeat a run: versions, commit, digest of the configuration tree."""
-    return {
-        "dpforge": dpforge.__version__,
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "packages": {name: version(name) for name in PACKAGES},
-        "git": git_commit(),
-        "conf_digest": conf_digest(),
-        "device": device,
-    }
-
-
-@cache
-def git_commit() -> str | None:
-    """Return the commit of the source tree, with ``+changes`` if it was edited; ``None`` outside a checkout."""
-    here = Path(__file__).parent
-    try:
-        commit = _git(here, "rev-parse", "HEAD")
-        return commit + ("+changes" if _git(here, "status", "--porcelain", "--untracked-files=no") else "")
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True, timeout=10
-    )
-    return done.stdout.strip()
-
-
 def _key(folder: RunDir, experiment: Experiment, ledger: Ledger) -> KeyedRandom:
     """Return the run's noise streams: from its key file, or from a new key that is on disk first."""
     kind, path = experiment.privacy.rng, folder.private / "key"
@@ -259,7 +238,8 @@ def _key(folder: RunDir, experiment: Experiment, ledger: Ledger) -> KeyedRandom:
 def _ledger(folder: RunDir, experiment: Experiment) -> Ledger:
     if folder.ledger.is_file():
         ledger = Ledger.open(folder.ledger)
-        _check_same_numerics(folder, ledger)
+        if not folder.fitted():
+            check_same_numerics(ledger.header["environment"])
         return ledger
     schema = experiment.dataset.public_schema()
     plan = experiment.model.plan(schema, experiment.privacy)
@@ -271,21 +251,6 @@ def _ledger(folder: RunDir, experiment: Experiment) -> Ledger:
         "environment": environment(experiment.runtime.device),
     }
     return Ledger.create(folder.ledger, plan, header)
-
-
-def _check_same_numerics(folder: RunDir, ledger: Ledger) -> None:
-    """Replayed steps must give the same numbers, or one noise would hide two different sums."""
-    if folder.fitted():
-        return
-    then, now = ledger.header["environment"]["packages"], environment("")["packages"]
-    changed = [
-        f"{name} {then.get(name)} → {now[name]}" for name in ("torch", "numpy") if then.get(name) != now[name]
-    ]
-    if changed:
-        raise RunError(
-            f"the run was interrupted under other versions ({', '.join(changed)}); its steps cannot be replayed"
-            " exactly. Install the versions of its environment.json, or delete the run folder to start anew."
-        )
 
 
 def _data(folder: RunDir, experiment: Experiment, random: KeyedRandom) -> Callable[[], Dataset]:
@@ -326,81 +291,3 @@ def _announce(folder: RunDir, text: str) -> None:
     facts = {"epsilon": epsilon, "rng": certificate["rng"]}
     stated = warning_line(facts) or f"ε {epsilon:.4g} at δ {certificate['delta']:g}"
     print(f"{folder.root}: {text} ({stated})")
-
-
-@contextmanager
-def _locked(folder: RunDir) -> Iterator[None]:
-    lock = FileLock(folder.lock, timeout=0)
-    try:
-        with lock:
-            yield
-    except Timeout as error:
-        raise RunError(
-            f"another process works on {folder.root}. Wait for it, or use another study=… or seed=…."
-        ) from error
-
-
-@contextmanager
-def _recorded(folder: RunDir) -> Iterator[None]:
-    """Log to the run folder; record how the attempt ended."""
-    try:
-        handler = _LogFile(folder.log, encoding="utf-8")
-    except OSError as error:
-        raise RunError(f"{folder.log} cannot be written ({error.strerror}). Free the disk.") from error
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    shown = logging.StreamHandler()
-    shown.setLevel(logging.INFO)
-    _log.addHandler(handler)
-    _log.addHandler(shown)
-    _log.setLevel(logging.INFO)
-    propagate, _log.propagate = _log.propagate, False
-    try:
-        yield
-    except (Interrupted, KeyboardInterrupt):
-        _log.info("interrupted")
-        raise
-    except OSError as error:
-        failure = _typed(folder, error)
-        _record_failure(folder, failure)
-        raise failure from error
-    except Exception as error:
-        _record_failure(folder, error)
-        raise
-    finally:
-        _log.removeHandler(handler)
-        _log.removeHandler(shown)
-        _log.propagate = propagate
-        handler.close()
-
-
-class _LogFile(logging.FileHandler):
-    """A log that goes quiet when the disk is full: the run itself says so."""
-
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
-        """Say nothing; logging would print a traceback."""
-
-    def close(self) -> None:
-        """Close the file even if its last lines cannot be written."""
-        with suppress(OSError):
-            super().close()
-
-
-def _typed(folder: RunDir, error: OSError) -> RunError:
-    name = Path(str(error.filename)).name if error.filename else "a file of the run"
-    return RunError(
-        f"{name} cannot be read or written ({error.strerror or type(error).__name__}). Free the disk and check"
-        f" the rights of {folder.root}, then start the same command again: it continues where it was."
-    )
-
-
-def _record_failure(folder: RunDir, error: Exception) -> None:
-    """Keep the traceback for its owner; a disk that is full must not hide the error itself."""
-    said = str(error) if isinstance(error, DPForgeError) else type(error).__name__
-    _log.error("failed: %s", said)
-    try:
-        folder.set_status("failed", error=said)
-        handle = os.open(folder.traceback, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write("".join(traceback.format_exception(error)))
-    except (OSError, RunError):
-        _log.warning("the failure could not be recorded in the run folder")

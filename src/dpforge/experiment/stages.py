@@ -142,7 +142,7 @@ class _LazyStage:
             self._stage = self._display.task(self._name, total)
         self._stage.advance(done - self._done, **fields)
         self._done = done
-        if done == total:
+        if done >= total:
             self._stage.finish()
 
 
@@ -169,8 +169,8 @@ def _read(path: Any) -> pd.DataFrame:
         return pd.read_parquet(path)
     except (OSError, ValueError) as error:
         raise RunError(
-            f"{path.name} is damaged ({type(error).__name__}). Delete the folder 'samples' of the run and start"
-            " the same command again; sampling again costs no privacy."
+            f"{path.name} is damaged ({type(error).__name__}). Delete the folder 'samples' of the run and"
+            " start the same command again; sampling again costs no privacy."
         ) from error
 
 

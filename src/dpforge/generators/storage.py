@@ -43,8 +43,8 @@ def write_atomic(path: Path, data: bytes) -> None:
         with suppress(OSError):
             temporary.unlink()
         raise RunError(
-            f"{path.name} cannot be written ({error.strerror}). Free the disk and start the same command again;"
-            " the run continues where it was."
+            f"{path.name} cannot be written ({error.strerror}). Free the disk and start the same command"
+            " again; the run continues where it was."
         ) from error
 
 
@@ -88,7 +88,7 @@ def _decode_state(data: bytes) -> dict[str, Any] | None:
 def save_model(
     folder: Path, tensors: Mapping[str, torch.Tensor], arrays: Mapping[str, Any], schema: Schema
 ) -> None:
-    """Write a finished model: ``model.safetensors`` and ``model.json`` (schema with released values, arrays)."""
+    """Write a finished model: ``model.safetensors``, and ``model.json`` with released schema and arrays."""
     content = save({name: tensor.contiguous() for name, tensor in tensors.items()})
     write_atomic(folder / "model.safetensors", content)
     text = json.dumps({"schema": schema.to_dict(), "arrays": arrays}, default=_plain)

@@ -197,7 +197,7 @@ def _optimizer(module: L.LightningModule) -> Any:
 
 
 class EpsilonMeter:
-    """Epsilon of what is reserved so far: all other pieces, and the first steps of one (RDP, an upper bound)."""
+    """Epsilon of what is reserved so far: all other pieces, and the first steps of one (RDP)."""
 
     def __init__(self, plan: Plan, name: str) -> None:
         self._plan, self._name = plan, name
