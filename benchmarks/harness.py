@@ -37,11 +37,32 @@ class Row:
         return asdict(self)
 
 
-def in_turns(contenders: Mapping[str, Callable[[], object]], repeats: int, warmup: int = 2) -> dict[str, float]:
-    """Call the contenders A B C A B C … and return the median seconds of each.
+@dataclass(frozen=True)
+class Laps:
+    """Seconds that each contender took, turn by turn."""
 
-    A busy machine slows all of them alike, so quotients of the medians stay meaningful.
-    """
+    seconds: Mapping[str, list[float]]
+
+    def median(self, name: str) -> float:
+        """Return the median seconds of a contender."""
+        return statistics.median(self.seconds[name])
+
+    def ratio(self, one: str, other: str) -> float:
+        """Return the median over the turns of one contender's seconds over the other's.
+
+        Both took their turn one after the other, so a machine that other processes slow down for a while
+        slows both.
+        """
+        pairs = zip(self.seconds[one], self.seconds[other], strict=True)
+        return statistics.median(a / b for a, b in pairs)
+
+    def note(self, one: str, other: str) -> str:
+        """Return the medians behind a ratio."""
+        return f"{milliseconds(self.median(one))} / {milliseconds(self.median(other))}"
+
+
+def in_turns(contenders: Mapping[str, Callable[[], object]], repeats: int, warmup: int = 2) -> Laps:
+    """Call the contenders A B C A B C … and return how long each took."""
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for turn in range(warmup + repeats):
         for name, call in contenders.items():
@@ -49,7 +70,7 @@ def in_turns(contenders: Mapping[str, Callable[[], object]], repeats: int, warmu
             call()
             if turn >= warmup:
                 seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+    return Laps(seconds)
 
 
 def milliseconds(seconds: float) -> str:
@@ -59,7 +80,9 @@ def milliseconds(seconds: float) -> str:
 
 def show(rows: list[Row], console: Console | None = None) -> None:
     """Print rows as one table, a section a group."""
-    table = Table("what", "value", "unit", "aim", "behind it", title="DP-SGD benchmark", row_styles=["", "dim"])
+    table = Table(
+        "what", "value", "unit", "aim", "behind it", title="DP-SGD benchmark", row_styles=["", "dim"]
+    )
     for column in (1, 3):
         table.columns[column].justify = "right"
     group = ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import statistics
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -12,14 +11,12 @@ from typing import Any, cast
 import lightning as L
 from torch.utils.data import DataLoader
 
-from benchmarks.fixtures import Preset, batch_steps, encoded_table, private_access
-from benchmarks.harness import Row, milliseconds
+from benchmarks.fixtures import NOMINAL_ROWS, Preset, batch_steps, encoded_table, lend_access, training_plan
+from benchmarks.harness import Laps, Row
+from dpforge.privacy.batches import StepBatch
 from dpforge.privacy.dpsgd import DPGradient, MeanGradient, PrivateModule
 from dpforge.privacy.engines import make_engine
 from dpforge.privacy.mechanisms import PrivateAccess
-
-ROWS = 32_561
-WARMUP = 3
 
 
 class Race(L.Callback):
@@ -31,11 +28,15 @@ class Race(L.Callback):
     Args:
         access: Authorises at least as many steps as will be taken.
         batch: Expected rows, the normaliser.
-        contenders: Rows per forward pass by name (``None``: the whole batch); names are ``plain`` or engines.
+        contenders: Rows per forward pass by name (``None``: the whole batch). Names are ``plain``, engines,
+            or ``empty``, a step without gradient: what Lightning itself takes.
+        warmup: Turns that do not count.
     """
 
-    def __init__(self, access: PrivateAccess, batch: int, contenders: Mapping[str, int | None]) -> None:
-        self.access, self.batch = access, batch
+    def __init__(
+        self, access: PrivateAccess, batch: int, contenders: Mapping[str, int | None], warmup: int
+    ) -> None:
+        self.access, self.batch, self.warmup = access, batch, warmup
         self.contenders = list(contenders.items())
         self.seconds: dict[str, list[float]] = {name: [] for name in contenders}
         self._close: Callable[[], None] | None = None
@@ -53,14 +54,15 @@ class Race(L.Callback):
     ) -> None:
         elapsed = time.perf_counter() - self._start
         turn, place = divmod(batch_idx, len(self.contenders))
-        if turn >= WARMUP:
+        if turn >= self.warmup:
             self.seconds[self.contenders[place][0]].append(elapsed)
         if self._close is not None:
             self._close()
 
     def _attach(self, name: str, microbatch: int | None, module: PrivateModule) -> None:
-        if name == "plain":
-            module.estimate_gradient, self._close = MeanGradient(microbatch), None
+        self._close = None
+        if name in ("plain", "empty"):
+            module.estimate_gradient = MeanGradient(microbatch) if name == "plain" else no_gradient
             return
         engine = make_engine(name, module.private_net())
         module.estimate_gradient = DPGradient(
@@ -69,16 +71,24 @@ class Race(L.Callback):
         self._close = engine.close
 
 
-def race(preset: Preset, batch: int, repeats: int, contenders: Mapping[str, int | None]) -> dict[str, float]:
-    """Return the median seconds of one step of each contender; see :class:`Race`."""
-    steps = len(contenders) * (repeats + WARMUP)
-    with private_access(steps, batch / ROWS) as access:
-        turns = Race(access, batch, contenders)
-        batches = batch_steps(encoded_table(ROWS, preset.features), access.random, batch, steps)
+def no_gradient(module: PrivateModule, batch: StepBatch) -> float:
+    """Leave the network without a gradient, so that the optimiser has nothing to do."""
+    for parameter in module.private_net().parameters():
+        parameter.grad = None
+    return 0.0
+
+
+def race(preset: Preset, batch: int, repeats: int, contenders: Mapping[str, int | None]) -> Laps:
+    """Return how long the steps of each contender took; see :class:`Race`."""
+    warmup = min(repeats, 3)
+    steps = len(contenders) * (repeats + warmup)
+    with lend_access(training_plan(steps, batch / NOMINAL_ROWS)) as access:
+        turns = Race(access, batch, contenders, warmup)
+        batches = batch_steps(encoded_table(NOMINAL_ROWS, preset.features), access.random, batch, steps)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             quiet_trainer(steps, [turns]).fit(preset.module(), DataLoader(batches, batch_size=None))
-    return {name: statistics.median(values) for name, values in turns.seconds.items()}
+    return Laps(turns.seconds)
 
 
 def quiet_trainer(steps: int, callbacks: list[L.Callback]) -> L.Trainer:
@@ -99,12 +109,14 @@ def quiet_trainer(steps: int, callbacks: list[L.Callback]) -> L.Trainer:
     )
 
 
-def step_rows(preset: Preset, batch: int, repeats: int) -> tuple[list[Row], dict[str, float]]:
-    """Return the ratios of one preset and the medians behind them."""
-    seconds = race(preset, batch, repeats)
-    rows = []
-    for name, aim in (("ghost", 1.6), ("hooks", None)):
-        note = f"{milliseconds(seconds[name])} / {milliseconds(seconds['plain'])}"
-        what = f"{preset.name}, batch {batch}, {name}"
-        rows.append(Row("1. DP step / plain step", what, seconds[name] / seconds["plain"], "ratio", aim, note))
-    return rows, seconds
+def step_row(preset: Preset, batch: int, engine: str, repeats: int, microbatch: int | None = None) -> Row:
+    """Return DP step / plain step of one engine.
+
+    Hooks write one gradient per row and parameter: a wide network needs a microbatch to fit in memory.
+    """
+    laps = race(preset, batch, repeats, {"plain": None, engine: microbatch})
+    what = f"{preset.name}, batch {batch}, {engine}" + (f" in {microbatch}s" if microbatch else "")
+    aim = 1.6 if engine == "ghost" else None
+    return Row(
+        "1. DP step / plain step", what, laps.ratio(engine, "plain"), "ratio", aim, laps.note(engine, "plain")
+    )

@@ -21,8 +21,9 @@ class MaskedLinear(nn.Linear):
         mask: Connections to keep, shape ``(out_features, in_features)``.
 
     Attributes:
-        mask_factors: ``(P, S)`` with ``P @ S.T == mask``: the distinct columns of the mask, ``(out_features, k)``,
-            and which inputs have them, ``(in_features, k)``. The masks of a MADE have few: one a degree.
+        mask_factors: ``(P, S)`` with ``P.T @ S == mask``: the k distinct columns of the mask,
+            ``(k, out_features)``, and which inputs have them, ``(k, in_features)``. The masks of a MADE have
+            one such column a degree.
 
     References:
         Germain et al., *MADE: Masked Autoencoder for Distribution Estimation* (ICML 2015).
@@ -32,8 +33,9 @@ class MaskedLinear(nn.Linear):
         self.mask = torch.ones(1)
         super().__init__(mask.shape[1], mask.shape[0])
         self.mask = mask.to(self.weight.dtype)
-        patterns, pattern_of = torch.unique(self.mask, dim=1, return_inverse=True)
-        self.mask_factors = (patterns, functional.one_hot(pattern_of, patterns.shape[1]).to(self.mask))
+        columns, column_of = torch.unique(self.mask, dim=1, return_inverse=True)
+        members = torch.arange(columns.shape[1])[:, None] == column_of
+        self.mask_factors = (columns.T.contiguous(), members.to(self.mask))
         self.reset_masked()
 
     def reset_masked(self) -> None:
