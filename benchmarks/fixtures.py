@@ -114,7 +114,9 @@ def dp_step(
     optimizer = module.configure_optimizers()
     engine = make_engine("ghost", module.net)
     with lend_access(training_plan(steps, batch / NOMINAL_ROWS)) as access:
-        estimate = DPGradient(access, "train", engine, clip=1.0, normalizer=batch, microbatch=microbatch)
+        estimate = DPGradient(
+            access, "train", engine, module.private_net(), clip=1.0, normalizer=batch, microbatch=microbatch
+        )
 
         def step(rows: StepBatch) -> None:
             estimate(module, rows)

@@ -66,7 +66,13 @@ class Race(L.Callback):
             return
         engine = make_engine(name, module.private_net())
         module.estimate_gradient = DPGradient(
-            self.access, "train", engine, clip=1.0, normalizer=self.batch, microbatch=microbatch
+            self.access,
+            "train",
+            engine,
+            module.private_net(),
+            clip=1.0,
+            normalizer=self.batch,
+            microbatch=microbatch,
         )
         self._close = engine.close
 

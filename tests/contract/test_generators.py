@@ -9,12 +9,15 @@ from functools import cache
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy import stats
+from torch import nn
 
 from dpforge.config import conf_dir
 from dpforge.data.schema import Unit
 from dpforge.data.table import violations
 from dpforge.generators.base import Runtime
+from dpforge.nets.masked import MaskedLinear
 from dpforge.privacy.spec import PrivacySpec
 
 from .harness import TARGETS, fit, schema_for, small_model, table_for
@@ -180,3 +183,15 @@ def test_removing_a_user_with_all_rows_moves_each_release_by_at_most_its_sensiti
     assert 0 < max(moved) <= 1 + 1e-5
     row = model.plan(row_schema, spec)
     assert whole.plan.pieces[0].sensitivity >= row.pieces[0].sensitivity
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_entries_under_a_mask_get_neither_gradient_nor_noise(name, tmp_path):
+    model, schema = generator(name)
+    trace = fit(model, schema, table_for(schema, 60), tmp_path)
+    masked = [m for m in getattr(trace.fitted, "net", nn.Module()).modules() if isinstance(m, MaskedLinear)]
+    for layer in masked:
+        assert torch.equal(layer.weight * (1 - layer.mask), torch.zeros_like(layer.weight))
+    released = {r.value.size for r in trace.releases if r.name == "train"}
+    if masked:
+        assert released == {sum(int(m.mask.sum()) + m.bias.numel() for m in masked)}

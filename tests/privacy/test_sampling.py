@@ -50,7 +50,7 @@ def test_a_unit_appended_at_the_end_moves_no_other():
 def test_indices_are_sorted_unique_and_in_range():
     sample = PoissonSampler(100_000, 0.01, RANDOM).sample(5)
     assert np.array_equal(sample, np.unique(sample))
-    assert 0 <= sample[0]
+    assert sample[0] >= 0
     assert sample[-1] < 100_000
 
 

@@ -224,7 +224,9 @@ def own_file(path: str) -> Located:
     try:
         return Located(place, "own file", digest(place, TableFormat.max_bytes))
     except SourceFailed as error:
-        raise DataError(f"{place}: {error}; unpack it and check that it is whole and readable") from error
+        raise DataError(
+            f"{place}: {error}; check that the file is whole, and give it as Parquet if it is that large"
+        ) from error
 
 
 def split_table(

@@ -107,7 +107,7 @@ def latent_marginals(u: np.ndarray, names: Sequence[str], path: Path) -> None:
 def _latent_panel(axes: Axes, values: np.ndarray, name: str) -> None:
     grid = np.linspace(-5, 5, 201)
     axes.hist(values, bins=list(np.linspace(-5, 5, 41)), density=True, color=BLUE, alpha=0.45)
-    if values.size > 2 and values.std() > 1e-9:
+    if np.unique(values[:_DRAWN_ROWS]).size > 2:
         axes.plot(grid, stats.gaussian_kde(values[:_DRAWN_ROWS])(grid), color=BLUE, linewidth=1.4)
     axes.plot(grid, stats.norm.pdf(grid), color=VERMILION, linewidth=1.4)
     axes.set_xlim(-5, 5)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -21,10 +23,7 @@ def made_masks(features: int, hidden: Sequence[int]) -> list[Tensor]:
     """
     degrees = [torch.arange(features)]
     degrees += [torch.arange(width) % max(features - 1, 1) for width in hidden]
-    masks = [
-        (after[:, None] >= before[None, :]).float()
-        for before, after in zip(degrees, degrees[1:], strict=False)
-    ]
+    masks = [(after[:, None] >= before[None, :]).float() for before, after in pairwise(degrees)]
     outputs = (torch.arange(features) - 1).repeat(2)
     return [*masks, (outputs[:, None] >= degrees[-1][None, :]).float()]
 
@@ -74,7 +73,7 @@ class MADE(nn.Module):
 
 
 class DegreeNorm(nn.Module):
-    """Root-mean-square normalisation within hidden units of the same degree, so nothing leaks across degrees."""
+    """Root-mean-square normalisation among hidden units of equal degree: nothing leaks across degrees."""
 
     def __init__(self, width: int, degrees: int) -> None:
         super().__init__()
@@ -99,9 +98,14 @@ class MaskedAutoregressiveFlow(nn.Module):
         permutations: One permutation of ``range(features)`` a block, applied after it.
         hidden, activation, log_scale_limit, zero_init_last, layer_norm: See :class:`MADE`.
 
+    Attributes:
+        edge: Uniforms are clipped to [edge, 1 − edge] before their normal quantiles enter.
+
     References:
         Papamakarios et al., *Masked Autoregressive Flow for Density Estimation* (NeurIPS 2017).
     """
+
+    edge: ClassVar[float] = 5e-4
 
     def __init__(
         self,
@@ -132,7 +136,7 @@ class MaskedAutoregressiveFlow(nn.Module):
         return x, log_det
 
     def inverse(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """Map latents ``(B, d)`` to data and the log-determinant ``(B,)`` of the inverse map: d passes a block."""
+        """Map latents ``(B, d)`` to data and the log-determinant ``(B,)`` of that map; d passes a block."""
         log_det = u.new_zeros(u.shape[0])
         for block, permutation in zip(reversed(self.blocks), reversed(self.permutations), strict=True):
             u = u[:, torch.argsort(permutation).to(u.device)]

@@ -52,9 +52,9 @@ class MaskedLinear(nn.Linear):
             self.bias.zero_()
         return self
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Map ``(…, in_features)`` to ``(…, out_features)``."""
-        return functional.linear(x, self.weight * self.mask, self.bias)
+        return functional.linear(input, self.weight * self.mask, self.bias)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MaskedLinear:
         super()._apply(fn, recurse)

@@ -20,6 +20,7 @@ from dpforge.errors import ConfigError, PrivacyError
 from dpforge.privacy.batches import PoissonSteps, StepBatch, Tensors, microbatches, row_count
 from dpforge.privacy.engines import ClippedSum, Engine, make_engine
 from dpforge.privacy.mechanisms import PrivateAccess
+from dpforge.privacy.norms import kept_entries
 
 
 class GradientEstimator(Protocol):
@@ -54,7 +55,8 @@ class DPGradient:
     Args:
         access: Reserves the step and adds its noise.
         name: Piece of the plan.
-        engine: Computes clipped sums.
+        engine: Computes clipped sums of ``net``.
+        net: The private network. Entries under a mask have gradient 0 and get no noise.
         clip: Per-row clipping norm.
         normalizer: Public constant, expected number of rows in a batch.
         microbatch: Rows per forward pass; bounds memory only.
@@ -65,6 +67,7 @@ class DPGradient:
         access: PrivateAccess,
         name: str,
         engine: Engine,
+        net: nn.Module,
         *,
         clip: float,
         normalizer: float,
@@ -72,21 +75,26 @@ class DPGradient:
     ) -> None:
         self.access, self.name, self.engine = access, name, engine
         self.clip, self.normalizer, self.microbatch = clip, normalizer, microbatch
+        self._parameters, self._kept = list(net.parameters()), kept_entries(net)
 
     def __call__(self, module: PrivateModule, batch: StepBatch) -> float:
         """See :class:`GradientEstimator`."""
-        parameters = list(module.private_net().parameters())
         total = self.clipped_sum(module, batch.tensors)
         self.access.reserve(self.name, batch.step + 1, clip=self.clip, normalizer=self.normalizer)
-        noisy = self.access.gaussian_sum(self.name, batch.step, total.gradients)
-        for parameter, gradient in zip(parameters, noisy, strict=True):
-            parameter.grad = gradient.div_(self.normalizer)
+        sums = zip(total.gradients, self._kept, strict=True)
+        parts = [g if kept is None else g.view(-1)[kept] for g, kept in sums]
+        noisy = self.access.gaussian_sum(self.name, batch.step, parts)
+        for parameter, g, kept, part in zip(
+            self._parameters, total.gradients, self._kept, noisy, strict=True
+        ):
+            released = part if kept is None else g.view(-1).index_copy_(0, kept, part).view_as(g)
+            parameter.grad = released.div_(self.normalizer)
         rows = total.losses.numel()
         return float(total.losses.sum()) / rows if rows else float("nan")
 
     def clipped_sum(self, module: PrivateModule, tensors: Tensors) -> ClippedSum:
         """Return the clipped sum of the whole logical batch, accumulated over microbatches."""
-        gradients = [torch.zeros_like(p) for p in module.private_net().parameters()]
+        gradients = [torch.zeros_like(p) for p in self._parameters]
         losses = []
         for part in microbatches(tensors, self.microbatch):
             one = self.engine.clipped_sum(module.per_example_loss, part, self.clip)
@@ -178,11 +186,13 @@ class DPSGDCallback(L.Callback):
         check_trainer(trainer)
         self._check_sensitivity()
         _check_only_private(pl_module)
-        self._engine = make_engine(self.engine_name, pl_module.private_net())
+        net = pl_module.private_net()
+        self._engine = make_engine(self.engine_name, net)
         pl_module.estimate_gradient = DPGradient(
             self.access,
             self.name,
             self._engine,
+            net,
             clip=self.max_grad_norm / self.rows_per_unit,
             normalizer=self.normalizer,
             microbatch=self.microbatch,

@@ -190,7 +190,7 @@ class HookEngine:
         for parameter in self._parameters:
             parameter.grad = None
             if hasattr(parameter, "grad_sample"):
-                parameter.grad_sample = None
+                setattr(parameter, "grad_sample", None)  # noqa: B010 - Opacus' attribute, unknown to torch
 
 
 def _grad_sample(parameter: nn.Parameter) -> Any:

@@ -18,6 +18,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.grad import conv1d_weight, conv2d_weight
 
 from dpforge.errors import PrivacyError
 from dpforge.nets.masked import MaskedLinear
@@ -189,7 +190,7 @@ class ConvRule(LayerRule):
 
 def _conv_weight_gradient(conv: nn.Module, a: Tensor, g: Tensor) -> Tensor:
     layer = cast(nn.Conv2d, conv)
-    gradient = torch.nn.grad.conv1d_weight if isinstance(conv, nn.Conv1d) else torch.nn.grad.conv2d_weight
+    gradient = conv1d_weight if isinstance(conv, nn.Conv1d) else conv2d_weight
     function = cast(Callable[..., Tensor], gradient)
     return function(a, layer.weight.shape, g, layer.stride, layer.padding, layer.dilation, layer.groups)
 
@@ -232,6 +233,13 @@ def rule_for(layer: nn.Module) -> LayerRule:
     if padding_mode != "zeros" or isinstance(getattr(layer, "padding", 0), str):
         raise PrivacyError(f"{type(layer).__name__} needs numeric zero padding; got {padding_mode!r}.")
     return RULES[type(layer)]
+
+
+def kept_entries(net: nn.Module) -> list[Tensor | None]:
+    """Return for each parameter the flat indices that can have a gradient, or ``None`` for all of them."""
+    masks = {id(layer.weight): layer.mask for layer in net.modules() if isinstance(layer, MaskedLinear)}
+    kept = [masks.get(id(parameter)) for parameter in net.parameters()]
+    return [None if mask is None else mask.flatten().nonzero().squeeze(1) for mask in kept]
 
 
 def _mixes_examples(layer: nn.Module) -> bool:

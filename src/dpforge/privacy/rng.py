@@ -84,8 +84,7 @@ def public_random(seed: int) -> KeyedRandom:
 
 
 def _generator(subkey: bytes) -> np.random.Generator:
-    words = np.frombuffer(subkey, dtype=np.uint32)
-    sequence = np.random.SeedSequence([int(word) for word in words], pool_size=8)
+    sequence = np.random.SeedSequence(np.frombuffer(subkey, dtype=np.uint32), pool_size=8)
     return np.random.Generator(np.random.SFC64(sequence))
 
 
