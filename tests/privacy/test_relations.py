@@ -11,12 +11,12 @@ from dpforge.privacy.events import Gaussian, PoissonSampled, SelfComposed
 from dpforge.privacy.spec import replace_factor
 
 
-def exact_replace_delta(rate, sigma, steps, at, grid=5e-4):
+def exact_replace_delta(rate, sigma, steps, at, grid=1e-3):
     """Delta of replacing a record whose clipped gradient is +1 by one of −1, by discretised convolution.
 
     Losses are rounded up, so the result is an upper bound.
     """
-    x = np.linspace(-10 * sigma - 2, 10 * sigma + 2, 40_001)
+    x = np.linspace(-10 * sigma - 2, 10 * sigma + 2, 20_001)
     one, other = (
         ((1 - rate) * norm.pdf(x, 0, sigma) + rate * norm.pdf(x, mean, sigma)) * (x[1] - x[0])
         for mean in (1, -1)

@@ -129,7 +129,7 @@ def test_a_folder_of_the_user_comes_before_any_download_and_aliases_and_gzip_cou
     _, address, paths = site
     deep = tmp_path / "data" / "one" / "two"
     deep.mkdir(parents=True)
-    (deep / "Other_Name.csv.gz").write_bytes(gzip.compress(CONTENT))
+    (deep / "Other_Name.csv.gz").write_bytes(gzip.compress(CONTENT, mtime=0))
     monkeypatch.setenv("DPFORGE_DATA", f"{tmp_path / 'absent'}:{tmp_path / 'data'}")
     found = fetch(_spec(f"{address}/table.csv", aliases=("other_name.csv",)))
     assert found.origin == "folder"
@@ -161,7 +161,7 @@ def test_a_folder_is_searched_three_levels_deep_and_no_deeper(tmp_path, monkeypa
 
 def test_a_served_gzip_is_unpacked_and_its_content_is_what_is_checked(site):
     folder, address, _ = site
-    (folder / "table.csv.gz").write_bytes(gzip.compress(CONTENT))
+    (folder / "table.csv.gz").write_bytes(gzip.compress(CONTENT, mtime=0))
     assert fetch(_spec(f"{address}/table.csv.gz")).path.read_bytes() == CONTENT
 
 
@@ -190,7 +190,7 @@ def test_a_member_named_like_a_path_outside_still_lands_in_the_cache(site, tmp_p
     [
         (b"<html>not a zip</html>", "table.csv", "archive is broken"),
         (_zip(other=b"x"), "table.csv", "no member 'table.csv'"),
-        (gzip.compress(CONTENT)[:-6], "", "archive is broken"),
+        (gzip.compress(CONTENT, mtime=0)[:-6], "", "archive is broken"),
     ],
 )
 def test_a_broken_archive_is_a_reason_and_not_a_crash(site, served, member, reason):
@@ -202,7 +202,7 @@ def test_a_broken_archive_is_a_reason_and_not_a_crash(site, served, member, reas
 
 def test_a_gzip_bomb_is_refused_before_it_fills_the_disk(site):
     folder, address, _ = site
-    (folder / "bomb.gz").write_bytes(gzip.compress(bytes(50_000_000)))
+    (folder / "bomb.gz").write_bytes(gzip.compress(bytes(50_000_000), mtime=0))
     with pytest.raises(DataError, match="larger than the limit of 1,000,000 bytes"):
         fetch(_spec(f"{address}/bomb.gz", max_bytes=1_000_000))
     assert sum(path.stat().st_size for path in cache_folder().rglob("*") if path.is_file()) == 0

@@ -224,9 +224,7 @@ def own_file(path: str) -> Located:
     try:
         return Located(place, "own file", digest(place, TableFormat.max_bytes))
     except SourceFailed as error:
-        raise DataError(
-            f"{place}: {error}; check that the file is whole, and give it as Parquet if it is that large"
-        ) from error
+        raise DataError(f"{place}: {error}; check that it is whole, or give it as Parquet") from error
 
 
 def split_table(

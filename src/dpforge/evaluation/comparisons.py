@@ -62,6 +62,7 @@ class Outcome:
         scores: For each metric key its value by role (``score``, ``floor``, ``ceiling``).
         alone: Keys that have neither floor nor ceiling.
         public: Keys that no real row entered.
+        spread: Standard deviation over the metric's own draws, for keys of ``scores``.
     """
 
     version: str
@@ -71,6 +72,7 @@ class Outcome:
     notes: tuple[str, ...] = ()
     rows: dict[str, int] = field(default_factory=dict)
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)
+    spread: dict[str, float] = field(default_factory=dict)
 
 
 Measure = Callable[[Tables], Outcome]
@@ -135,7 +137,7 @@ def two_sample(tables: Tables, max_rows: int) -> Outcome:
     return Outcome(classifier_test.VERSION, {"fidelity/c2st_auc": aucs}, rows={"c2st": rows})
 
 
-def tstr(tables: Tables, learner: str, max_rows: int) -> Outcome:
+def tstr(tables: Tables, learner: str, max_rows: int, every_measure: bool = False) -> Outcome:
     """``utility/tstr_*`` of one learner; its ceiling, training on real rows, is also ``utility/trtr_*``."""
     test = drawn_rows(_present(tables.test), max_rows, tables.seed, stream=7)
     sources = {"score": tables.others["score"], "floor": tables.others["floor"], "ceiling": tables.real}
@@ -149,8 +151,14 @@ def tstr(tables: Tables, learner: str, max_rows: int) -> Outcome:
     values = {role: score.value for role, score in found.items()}
     notes = tuple(f"{role} of tstr_{suffix}: {note}" for role, score in found.items() for note in score.notes)
     rows = {"learner_train": min(len(tables.real), max_rows), "learner_test": len(test)}
+    scores = {f"utility/tstr_{suffix}": values}
+    if every_measure:
+        scores |= {
+            f"utility/tstr_{name}_{learner}": {role: score.others[name] for role, score in found.items()}
+            for name in found["score"].others
+        }
     alone = {f"utility/trtr_{suffix}": values["ceiling"]}
-    return Outcome(downstream.VERSION, {f"utility/tstr_{suffix}": values}, alone, notes=notes, rows=rows)
+    return Outcome(downstream.VERSION, scores, alone, notes=notes, rows=rows)
 
 
 def validity(tables: Tables) -> Outcome:

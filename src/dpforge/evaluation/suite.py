@@ -6,19 +6,42 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
 import pandas as pd
 
 from dpforge.data.encode.cells import CellCodec
 from dpforge.data.schema import Schema
 from dpforge.errors import ConfigError, did_you_mean
-from dpforge.evaluation import comparisons
+from dpforge.evaluation import comparisons, measurements
+from dpforge.evaluation.collecting import collected
 from dpforge.evaluation.comparisons import Measure, Outcome, Tables
-from dpforge.evaluation.downstream import LEARNERS
+from dpforge.evaluation.downstream import DEFAULT_LEARNERS, LEARNERS
 from dpforge.evaluation.frames import aligned, drawn_rows, permuted_columns, resized
-from dpforge.evaluation.results import Results, normalised
+from dpforge.evaluation.legacy import number_columns
+from dpforge.evaluation.results import Results
 
-METRICS = ("tvd_1way", "tvd_2way", "tvd_3way", "accuracy", "correlation", "c2st", "tstr", "validity")
+DEFAULT_METRICS = (
+    "tvd_1way",
+    "tvd_2way",
+    "tvd_3way",
+    "accuracy",
+    "correlation",
+    "coverage",
+    "c2st",
+    "tstr",
+    "validity",
+)
+METRICS = (*DEFAULT_METRICS, "wasserstein", "pmse", "sra", "distances", "legacy")
+COUNTS = (
+    "max_rows",
+    "learner_rows",
+    "c2st_rows",
+    "triples",
+    "repeats",
+    "sra_rows",
+    "wasserstein_rows",
+    "pmse_rows",
+    "distance_rows",
+)
 Progress = Callable[[str, int, int], None]
 
 
@@ -27,12 +50,17 @@ class TabularEvaluation:
     """Scores of a synthetic table against real rows.
 
     Args:
-        metrics: Names out of :data:`METRICS`; None for all.
+        metrics: Names out of :data:`METRICS`; None for :data:`DEFAULT_METRICS`.
         max_rows: Largest number of rows of any table; None for all rows. Marginals are cheap: 32,561 rows
             of 15 columns take seconds.
         learner_rows: Largest number of rows a learner is trained on, and tested on.
         c2st_rows: Largest number of rows of each table in the classifier two-sample test.
-        learners: Learners of ``tstr``: ``lr``, ``hgb``.
+        learners: Learners of ``tstr``: ``lr``, ``hgb``, ``rf``, ``mlp``.
+        every_measure: Whether ``tstr`` reports average precision, F1 and balanced accuracy (or RMSE) too.
+        sra_rows: Largest number of rows of each table in the ranking agreement.
+        wasserstein_rows: Rows of each table in the Wasserstein ratios, which grow with it.
+        pmse_rows: Largest number of rows of each table in the propensity scores.
+        distance_rows: Largest number of rows of each table in the distance hints.
         triples: Largest number of column pairs or triples before a seeded sample is taken.
         repeats: Evaluations with other permutations, draws and folds; the mean and the standard deviation
             are reported.
@@ -43,7 +71,12 @@ class TabularEvaluation:
     max_rows: int | None = None
     learner_rows: int = 50_000
     c2st_rows: int = 10_000
-    learners: Sequence[str] = LEARNERS
+    learners: Sequence[str] = DEFAULT_LEARNERS
+    every_measure: bool = False
+    sra_rows: int = 4_000
+    wasserstein_rows: int = 1_000
+    pmse_rows: int = 10_000
+    distance_rows: int = 10_000
     triples: int = 10_000
     repeats: int = 1
     seed: int = 0
@@ -52,7 +85,7 @@ class TabularEvaluation:
         mistakes = [
             *_unknown("metrics", self.metrics or (), METRICS),
             *_unknown("learners", self.learners, LEARNERS),
-            *_not_positive(self, ("max_rows", "learner_rows", "c2st_rows", "triples", "repeats")),
+            *_not_positive(self, COUNTS),
         ]
         if mistakes:
             raise ConfigError(mistakes)
@@ -91,7 +124,7 @@ class TabularEvaluation:
             runs.append(_measured(measures, tables, report, done * len(measures), len(seeds) * len(measures)))
         report("done", len(seeds) * len(measures), len(seeds) * len(measures))
         notes = [*_row_notes(train, holdout, synthetic, all_tables[0]), *skipped]
-        return _collected(runs, _row_counts(all_tables[0]), notes)
+        return collected(runs, _row_counts(all_tables[0]), notes)
 
     def _tables(
         self,
@@ -115,7 +148,7 @@ class TabularEvaluation:
         """The chosen measurements that this table allows, and why others are left out."""
         chosen: list[tuple[str, Measure]] = []
         notes: list[str] = []
-        for name in self.metrics or METRICS:
+        for name in self.metrics or DEFAULT_METRICS:
             reason = _not_applicable(name, tables)
             if reason:
                 notes.append(f"{name} left out: {reason}")
@@ -125,17 +158,27 @@ class TabularEvaluation:
 
     def _named_measures(self, name: str) -> list[tuple[str, Measure]]:
         if name == "tstr":
-            rows = self.learner_rows
-            return [(f"tstr_{a}", partial(comparisons.tstr, learner=a, max_rows=rows)) for a in self.learners]
+            measure = partial(comparisons.tstr, max_rows=self.learner_rows, every_measure=self.every_measure)
+            return [(f"tstr_{learner}", partial(measure, learner=learner)) for learner in self.learners]
         if name.startswith("tvd_"):
             return [(name, partial(comparisons.tvd, order=int(name[4]), limit=self.triples))]
-        measures: dict[str, Measure] = {
-            "accuracy": partial(comparisons.mostly, limit=self.triples),
-            "correlation": comparisons.association,
-            "c2st": partial(comparisons.two_sample, max_rows=self.c2st_rows),
-            "validity": comparisons.validity,
+        measures: dict[str, list[Measure]] = {
+            "accuracy": [partial(comparisons.mostly, limit=self.triples)],
+            "correlation": [comparisons.association],
+            "coverage": [measurements.covered, measurements.duplicates],
+            "c2st": [partial(comparisons.two_sample, max_rows=self.c2st_rows)],
+            "validity": [comparisons.validity],
+            "wasserstein": [partial(measurements.wasserstein_ratios, max_rows=self.wasserstein_rows)],
+            "pmse": [partial(measurements.pmse, max_rows=self.pmse_rows)],
+            "sra": [partial(measurements.sra, max_rows=self.sra_rows)],
+            "distances": [partial(measurements.hints, max_rows=self.distance_rows)],
+            "legacy": [
+                measurements.legacy_sra,
+                measurements.legacy_wasserstein,
+                measurements.legacy_pmse,
+            ],
         }
-        return [(name, measures[name])]
+        return [(name, measure) for measure in measures[name]]
 
 
 def _measured(
@@ -153,9 +196,11 @@ def _not_applicable(name: str, tables: Tables) -> str:
     needed = {"tvd_2way": 2, "tvd_3way": 3, "correlation": 2}.get(name, 1)
     if columns < needed:
         return f"it needs {needed} columns, the schema has {columns}"
-    if name == "tstr" and tables.schema.target is None:
+    if name == "legacy" and len(number_columns(tables.schema)) < 2:
+        return "it needs 2 number columns"
+    if name in ("tstr", "sra") and tables.schema.target is None:
         return "the schema names no target"
-    if name == "tstr" and tables.test is None:
+    if name in ("tstr", "sra", "distances") and tables.test is None:
         return "there is no holdout to test on"
     return ""
 
@@ -175,56 +220,9 @@ def _row_notes(
     return notes
 
 
-def _marginal_notes(metrics: Iterable[str]) -> list[str]:
-    """Permuting columns leaves one-way marginals exact, which turns the normalised scale around."""
-    keys = [key for key in metrics if key in ("fidelity/tvd_1way", "fidelity/accuracy_univariate")]
-    meaning = "the floor is exact by construction; normalised reads 0 exact, 1 as close as fresh real rows"
-    return [f"{key}: {meaning}" for key in keys]
-
-
 def _row_counts(tables: Tables) -> dict[str, int]:
     counts = {"real": len(tables.real), "synthetic": len(tables.others["score"])}
     return counts if tables.test is None else {**counts, "holdout": len(tables.test)}
-
-
-def _collected(runs: list[list[Outcome]], rows: dict[str, int], notes: list[str]) -> Results:
-    """One :class:`Results` from the outcomes of every repeat."""
-    repeats = [_flat(outcomes) for outcomes in runs]
-    values = {key: np.array([repeat[key] for repeat in repeats]) for key in repeats[0]}
-    metrics = {key: float(found.mean()) for key, found in values.items()}
-    spread = {key: float(found.std(ddof=1)) for key, found in values.items()} if len(runs) > 1 else {}
-    for outcome in runs[0]:
-        rows = {**rows, **outcome.rows}
-    notes = [
-        *notes,
-        *_marginal_notes(metrics),
-        *(note for outcomes in runs for outcome in outcomes for note in outcome.notes),
-    ]
-    versions = {key: outcome.version for outcome in runs[0] for key in _flat([outcome])}
-    public = {key for outcome in runs[0] for key in outcome.public}
-    notes += [f"{k[11:]}: floor and ceiling coincide" for k in metrics if _undefined(k, metrics)]
-    tables = {name: frame for outcome in runs[0] for name, frame in outcome.tables.items()}
-    private = [key for key in metrics if key not in public]
-    return Results(metrics, versions, private, rows, list(dict.fromkeys(notes)), tables, spread)
-
-
-def _flat(outcomes: Iterable[Outcome]) -> dict[str, float]:
-    """Each key followed by its floor, ceiling and normalised score."""
-    metrics: dict[str, float] = {}
-    for outcome in outcomes:
-        for key, by_role in outcome.scores.items():
-            metrics[key] = by_role["score"]
-            metrics[f"floor/{key}"] = by_role["floor"]
-            if "ceiling" in by_role:
-                score, floor, ceiling = (by_role[role] for role in ("score", "floor", "ceiling"))
-                metrics[f"ceiling/{key}"] = ceiling
-                metrics[f"normalised/{key}"] = normalised(score, floor, ceiling)
-        metrics |= outcome.alone
-    return metrics
-
-
-def _undefined(key: str, metrics: dict[str, float]) -> bool:
-    return key.startswith("normalised/") and bool(np.isnan(metrics[key]))
 
 
 def _unknown(field: str, names: Iterable[str], known: Sequence[str]) -> list[str]:

@@ -1,5 +1,8 @@
 """DP-MAF: a masked autoregressive flow over dequantised table columns, trained with DP-SGD.
 
+Two kinds of conditionals: ``piecewise`` (piecewise-linear distribution functions with the knots of the
+released histograms; the default) and ``affine`` (shift and scale, as in the original).
+
 References:
     Papamakarios et al., *Masked Autoregressive Flow for Density Estimation* (NeurIPS 2017); Waites and
     Cummings, *Differentially Private Normalizing Flows for Privacy-Preserving Density Estimation* (2021).
@@ -8,7 +11,7 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -20,6 +23,7 @@ from torch import Tensor
 
 from dpforge.data import Dataset, Schema
 from dpforge.data.encode.cells import CellCodec
+from dpforge.data.encode.knots import make_knots
 from dpforge.data.encode.transforms import (
     MarginalTransform,
     ScaleTransform,
@@ -29,19 +33,20 @@ from dpforge.data.encode.transforms import (
     moments,
     standardize_transform,
 )
-from dpforge.errors import ConfigError, did_you_mean
+from dpforge.errors import ConfigError
 from dpforge.generators.base import RunContext, nominal_units, rows_per_unit
 from dpforge.generators.histograms import histogram_release, release_histograms
-from dpforge.generators.maf_model import FittedMAF, MAFModule, Optimization, latent_ready
+from dpforge.generators.maf_checks import setting_mistakes
+from dpforge.generators.maf_model import FittedMAF, Flow, MAFModule, Optimization, latent_ready
 from dpforge.generators.storage import load_model
 from dpforge.generators.training import TrainingData, train
-from dpforge.nets.made import ACTIVATIONS, MaskedAutoregressiveFlow
+from dpforge.nets.made import MaskedAutoregressiveFlow
+from dpforge.nets.piecewise import PiecewiseFlow
 from dpforge.privacy.batches import Tensors
 from dpforge.privacy.plan import Plan, Release, Training, make_plan
 from dpforge.privacy.spec import PrivacySpec, replace_factor
 from dpforge.privacy.values import protect_values, value_pieces
 
-TRANSFORMS = ("dp_marginal_cdf", "dp_standardize", "affine")
 MARGINAL_FLOOR = 1e-4
 
 
@@ -50,16 +55,22 @@ class DPMAF:
     """Settings of a DP-MAF; see ``conf/model/dp_maf.yaml`` and ``dp_maf_seed.yaml`` for the presets.
 
     Args:
-        blocks: MADE blocks, >= 1.
-        hidden: Widths of the hidden layers of each block.
+        conditional: ``piecewise`` or ``affine``. A piecewise block has direct connections from its inputs to
+            its outputs beside the hidden layers; blocks after the first are affine.
+        resolution: Piecewise: bins of more mass than ``1 / resolution`` are cut into parts below that.
+        degree: Piecewise: polynomials of ordered columns, see :func:`~dpforge.data.encode.knots.make_knots`.
+        blocks: Blocks, >= 1.
+        hidden: Widths of the hidden layers of each block; may be empty with ``piecewise``.
         activation: ``relu``, ``tanh``, ``elu`` or ``gelu``.
-        permutation: ``reverse`` or ``random_public`` (from the experiment seed).
+        permutation: ``reverse`` or ``random_public`` (from the experiment seed). A piecewise block takes the
+            columns in the schema's order under ``reverse``.
         log_scale_limit: Bound of the log-scales, > 0, or null for none.
         zero_init_last: Start as the identity map, i.e. as the independent baseline.
         normalization: ``none`` or ``layer_norm`` (within units of equal degree).
         transform: ``dp_marginal_cdf`` (released histograms), ``dp_standardize`` (released moments) or
             ``affine`` (public bounds).
-        recalibrate_marginals: ``rank`` restores the released marginals of the sample; ``none``.
+        recalibrate_marginals: How the released marginals of a sample are restored: ``rake`` (conditional
+            probabilities, piecewise only), ``rank`` (values, breaks ties of categories) or ``none``.
         default_bins, discrete_max: Cells of columns without public bins; see ``CellCodec``.
         sampling_rate: q in (0, 1]; or null to use ``expected_batch_size / nominal_rows``.
         expected_batch_size: Expected number of units in a batch.
@@ -77,75 +88,35 @@ class DPMAF:
     modality: ClassVar[str] = "table"
     name: ClassVar[str] = "dp_maf"
 
-    blocks: int = 2
-    hidden: Sequence[int] = (64, 64)
+    conditional: str = "piecewise"
+    resolution: int = 32
+    degree: int = 5
+    blocks: int = 1
+    hidden: Sequence[int] = ()
     activation: str = "relu"
     permutation: str = "reverse"
     log_scale_limit: float | None = 1.5
     zero_init_last: bool = True
     normalization: str = "none"
     transform: str = "dp_marginal_cdf"
-    recalibrate_marginals: str = "rank"
+    recalibrate_marginals: str = "rake"
     default_bins: int = 32
     discrete_max: int = 128
     sampling_rate: float | None = None
-    expected_batch_size: float | None = 512
-    steps: int = 300
-    learning_rate: float = 2e-3
+    expected_batch_size: float | None = 1024
+    steps: int = 600
+    learning_rate: float = 2e-2
     weight_decay: float = 0.0
-    lr_decay: bool = False
+    lr_decay: bool = True
     ema: float = 0.0
     allocation: str = "cube_root"
     marginal_share: float = 0.4
 
     def __post_init__(self) -> None:
-        mistakes = [*self._choice_mistakes(), *self._number_mistakes()]
+        mistakes = setting_mistakes(self)
         if mistakes:
             raise ConfigError(mistakes)
         object.__setattr__(self, "hidden", tuple(self.hidden))
-
-    def _choice_mistakes(self) -> list[str]:
-        choices: Mapping[str, Sequence[str]] = {
-            "activation": tuple(ACTIVATIONS),
-            "permutation": ("reverse", "random_public"),
-            "normalization": ("none", "layer_norm"),
-            "transform": TRANSFORMS,
-            "recalibrate_marginals": ("rank", "none"),
-            "allocation": ("cube_root", "uniform"),
-        }
-        return [
-            f"model.{name}={getattr(self, name)!r}: expected one of {', '.join(known)}."
-            + did_you_mean(str(getattr(self, name)), known)
-            for name, known in choices.items()
-            if getattr(self, name) not in known
-        ]
-
-    def _number_mistakes(self) -> list[str]:
-        mistakes = []
-        for name in ("blocks", "steps", "default_bins", "discrete_max"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                mistakes.append(f"model.{name}={value!r}: expected an integer >= 1.")
-        if not self.hidden or any(not isinstance(width, int) or width < 1 for width in self.hidden):
-            mistakes.append(f"model.hidden={list(self.hidden)!r}: expected one or more widths >= 1.")
-        if (self.sampling_rate is None) == (self.expected_batch_size is None):
-            mistakes.append(
-                "model: give exactly one of sampling_rate and expected_batch_size; set the other to null."
-            )
-        if self.sampling_rate is not None and not 0 < self.sampling_rate <= 1:
-            mistakes.append(f"model.sampling_rate={self.sampling_rate!r}: expected 0 < q <= 1.")
-        for name in ("learning_rate", "log_scale_limit", "expected_batch_size"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                mistakes.append(f"model.{name}={value!r}: expected a number > 0.")
-        for name in ("ema", "marginal_share"):
-            if not 0 <= getattr(self, name) < 1:
-                mistakes.append(f"model.{name}={getattr(self, name)!r}: expected a number in [0, 1).")
-        if self.recalibrate_marginals == "rank" and self.transform != "dp_marginal_cdf":
-            mistakes.append(
-                "model.recalibrate_marginals=rank needs model.transform=dp_marginal_cdf; set it to none."
-            )
-        return mistakes
 
     def rate(self, schema: Schema) -> float:
         """Return the sampling rate q, from configuration and public constants."""
@@ -192,13 +163,16 @@ class DPMAF:
         encoded = transform.encode(table)
         base, span = torch.from_numpy(encoded.base), torch.from_numpy(encoded.span)
 
+        module = self._module(transform, len(schema.columns), run)
+        edge = module.net.edge
+
         def gather(rows: Tensor, step: int) -> Tensors:
             noise = run.random.generator("jitter", step).random(
                 (rows.numel(), base.shape[1]), dtype=np.float32
             )
-            return (latent_ready(base[rows] + span[rows] * torch.from_numpy(noise), transform.gaussianize),)
+            codes = base[rows] + span[rows] * torch.from_numpy(noise)
+            return (latent_ready(codes, transform.gaussianize, edge),)
 
-        module = self._module(len(schema.columns), run)
         rate = self.rate(schema)
         train(
             module,
@@ -209,7 +183,7 @@ class DPMAF:
             expected_rows=rate * schema.nominal_rows,
             row_limit=rows_per_unit(schema),
         )
-        return FittedMAF(transform, schema, module.released_net(), self.recalibrate_marginals == "rank")
+        return FittedMAF(transform, schema, module.released_net(), self.recalibrate_marginals)
 
     def _fit_transform(self, schema: Schema, table: pd.DataFrame, run: RunContext) -> Transform:
         if self.transform == "affine":
@@ -222,25 +196,42 @@ class DPMAF:
             codec, release_histograms(run.access, codec, codes, self.allocation, MARGINAL_FLOOR)
         )
 
-    def _module(self, features: int, run: RunContext) -> MAFModule:
+    def _module(self, transform: Transform, features: int, run: RunContext) -> MAFModule:
         seed = int(run.random.generator("initialisation").integers(2**31))
+        permutations = self._permutations(features, run.random.generator("permutation"))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            net = self.network(features, run.random.generator("permutation"))
+            net = self.network(transform, permutations)
         return MAFModule(
             net, Optimization(self.learning_rate, self.weight_decay, self.lr_decay, self.ema, self.steps)
         )
 
-    def network(self, features: int, rng: np.random.Generator) -> MaskedAutoregressiveFlow:
-        """Build the flow; ``rng`` draws public permutations."""
-        identity = list(range(features))
-        permutations = [
-            identity[::-1] if self.permutation == "reverse" else [int(i) for i in rng.permutation(features)]
-            for _ in range(self.blocks)
-        ]
+    def _permutations(self, features: int, rng: np.random.Generator) -> list[list[int]]:
+        if self.permutation == "random_public":
+            return [[int(i) for i in rng.permutation(features)] for _ in range(self.blocks)]
+        forward = list(range(features))
+        first = [forward] if self.conditional == "piecewise" else []
+        return [*first, *[forward[::-1]] * (self.blocks - len(first))]
+
+    def network(self, transform: Transform, permutations: Sequence[Sequence[int]]) -> Flow:
+        """Build the flow: one permutation a block; that of a piecewise block is the order of its columns."""
+        if self.conditional == "affine" or not isinstance(transform, MarginalTransform):
+            return self._affine(permutations)
+        knots = make_knots(transform.codec, transform.masses, self.resolution, self.degree)
+        return PiecewiseFlow(
+            [torch.from_numpy(mass) for mass in knots.masses],
+            [torch.from_numpy(values) for values in knots.functions],
+            permutations[0],
+            self.hidden,
+            self.activation,
+            self.zero_init_last,
+            self._affine(permutations[1:]) if len(permutations) > 1 else None,
+        )
+
+    def _affine(self, permutations: Sequence[Sequence[int]]) -> MaskedAutoregressiveFlow:
         return MaskedAutoregressiveFlow(
-            features,
-            self.blocks,
+            len(permutations[0]),
+            len(permutations),
             permutations,
             self.hidden,
             self.activation,
@@ -258,7 +249,6 @@ class DPMAF:
             transform = MarginalTransform(codec, [np.asarray(mass) for mass in arrays["masses"]])
         else:
             transform = ScaleTransform(schema, np.asarray(arrays["mean"]), np.asarray(arrays["scale"]))
-        net = self.network(len(schema.columns), np.random.default_rng(0))
-        net.permutations = [torch.as_tensor(p) for p in arrays["permutations"]]
+        net = self.network(transform, arrays["permutations"])
         net.load_state_dict(tensors)
-        return FittedMAF(transform, schema, net, self.recalibrate_marginals == "rank")
+        return FittedMAF(transform, schema, net, self.recalibrate_marginals)

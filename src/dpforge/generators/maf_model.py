@@ -14,17 +14,19 @@ from torch import Tensor, nn
 from dpforge.data import Schema
 from dpforge.data.encode.transforms import (
     STANDARD_CLIP,
-    U_CLIP,
     MarginalTransform,
     ScaleTransform,
     Transform,
 )
 from dpforge.generators.storage import save_model
 from dpforge.nets.made import MaskedAutoregressiveFlow
+from dpforge.nets.piecewise import PiecewiseFlow
 from dpforge.privacy.batches import Tensors
 from dpforge.privacy.dpsgd import PrivateModule
 
 CHUNK = 50_000
+
+Flow = MaskedAutoregressiveFlow | PiecewiseFlow
 
 
 @dataclass(frozen=True)
@@ -38,10 +40,16 @@ class Optimization:
     steps: int
 
 
-def latent_ready(x: Tensor, gaussianize: bool) -> Tensor:
-    """Turn dequantised codes into flow inputs: normal quantiles of clipped uniforms, or clipped scores."""
+def latent_ready(x: Tensor, gaussianize: bool, edge: float) -> Tensor:
+    """Turn dequantised codes into flow inputs: normal quantiles of clipped uniforms, or clipped scores.
+
+    Args:
+        x: Dequantised codes ``(B, d)``.
+        gaussianize: Whether they are uniforms.
+        edge: Uniforms are clipped to [edge, 1 − edge].
+    """
     if gaussianize:
-        return torch.special.ndtri(x.clamp(U_CLIP, 1 - U_CLIP))
+        return torch.special.ndtri(x.clamp(edge, 1 - edge))
     return x.clamp(-STANDARD_CLIP, STANDARD_CLIP)
 
 
@@ -53,7 +61,7 @@ class MAFModule(PrivateModule):
         settings: How to optimise.
     """
 
-    def __init__(self, net: MaskedAutoregressiveFlow, settings: Optimization) -> None:
+    def __init__(self, net: Flow, settings: Optimization) -> None:
         super().__init__()
         self.net = net
         self.settings = settings
@@ -88,7 +96,7 @@ class MAFModule(PrivateModule):
             for mean, value in zip(self.average.parameters(), self.net.parameters(), strict=True):
                 mean.lerp_(value, 1 - decay)
 
-    def released_net(self) -> MaskedAutoregressiveFlow:
+    def released_net(self) -> Flow:
         """The flow to sample from: the average if there is one."""
         return (self.net if self.average is None else self.average).cpu().requires_grad_(True)
 
@@ -100,13 +108,11 @@ class FittedMAF:
         transform: Codec made of released statistics.
         schema: Schema with released values filled in.
         net: Trained flow.
-        ranks: Restore the released marginals of every sample.
+        recalibrate: How the released marginals of every sample are restored: ``rank``, ``rake`` or ``none``.
     """
 
-    def __init__(
-        self, transform: Transform, schema: Schema, net: MaskedAutoregressiveFlow, ranks: bool
-    ) -> None:
-        self.transform, self.schema, self.ranks = transform, schema, ranks
+    def __init__(self, transform: Transform, schema: Schema, net: Flow, recalibrate: str) -> None:
+        self.transform, self.schema, self.recalibrate = transform, schema, recalibrate
         self.net = net.eval()
 
     def sample(self, rows: int, rng: np.random.Generator) -> pd.DataFrame:
@@ -117,8 +123,13 @@ class FittedMAF:
     def _chunk(self, rows: int, rng: np.random.Generator) -> pd.DataFrame:
         latent = torch.from_numpy(rng.standard_normal((rows, self.net.features), dtype=np.float32))
         with torch.no_grad():
-            y = self.net.inverse(latent)[0].double().numpy()
-        return self.transform.decode(y, rng, ranks=self.ranks and rows > 0)
+            y = self._from_latent(latent).double().numpy()
+        return self.transform.decode(y, rng, ranks=self.recalibrate == "rank" and rows > 0)
+
+    def _from_latent(self, latent: Tensor) -> Tensor:
+        if self.recalibrate == "rake" and isinstance(self.net, PiecewiseFlow):
+            return self.net.recalibrated(latent)
+        return self.net.inverse(latent)[0]
 
     def latents(self, frame: pd.DataFrame, rng: np.random.Generator) -> np.ndarray:
         """Return the latents ``(n, d)`` of real rows; standard normal if the flow fits. Private."""
@@ -139,7 +150,8 @@ class FittedMAF:
     def _encoded(self, frame: pd.DataFrame, rng: np.random.Generator) -> Tensor:
         encoded = self.transform.encode(frame)
         noise = rng.random(encoded.base.shape, dtype=np.float32)
-        return latent_ready(torch.from_numpy(encoded.base + encoded.span * noise), self.transform.gaussianize)
+        codes = torch.from_numpy(encoded.base + encoded.span * noise)
+        return latent_ready(codes, self.transform.gaussianize, self.net.edge)
 
     def save(self, folder: Path) -> None:
         """Write the model; see :func:`dpforge.generators.storage.save_model`."""

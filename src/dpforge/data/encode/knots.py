@@ -1,8 +1,8 @@
 """Knots and basis functions of a piecewise-linear flow, from released histograms and the public schema.
 
 In the uniform coordinate u of :class:`dpforge.data.encode.transforms.MarginalTransform` a column's cells are
-intervals as long as their released mass. Their ends are the knots; long bins are cut into equal parts, so that
-dependence inside a bin can be expressed as well.
+intervals as long as their released mass. Their ends are the knots; long bins are cut into equal parts, so
+that dependence inside a bin can be expressed as well.
 """
 
 from __future__ import annotations
