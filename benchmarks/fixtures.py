@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -118,8 +119,10 @@ def dp_step(
             access, "train", engine, module.private_net(), clip=1.0, normalizer=batch, microbatch=microbatch
         )
 
+        taken = count()
+
         def step(rows: StepBatch) -> None:
-            estimate(module, rows)
+            estimate(module, rows._replace(step=next(taken)))  # noise is drawn once a step
             optimizer.step()
 
         yield step

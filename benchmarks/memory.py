@@ -24,7 +24,7 @@ def peak_megabytes(logical: int, microbatch: int | None) -> float:
 
     torch.set_num_threads(1)
     table = encoded_table(ROWS, SMALL.features)
-    with dp_step(SMALL, logical, 2, microbatch) as step:
+    with dp_step(SMALL, logical, 3, microbatch) as step:
         step(next(iter(batch_steps(table, fresh_random("entropy"), 16, 1))))
         base = peak_of_process()
         for batch in batch_steps(table, fresh_random("entropy"), logical, 2):

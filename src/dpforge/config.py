@@ -7,7 +7,7 @@ composed configuration into objects. Nothing here imports torch or pandas until 
 from __future__ import annotations
 
 from dpforge.configuration.building import Experiment, build
-from dpforge.configuration.checking import Checked, CheckedRun, check, check_delta
+from dpforge.configuration.checking import Checked, CheckedRun, check, check_delta, check_release
 from dpforge.configuration.composing import compose, hydra_session, noise_seed, register
 from dpforge.configuration.places import (
     check_stamp,
@@ -25,6 +25,7 @@ __all__ = [
     "build",
     "check",
     "check_delta",
+    "check_release",
     "check_stamp",
     "compose",
     "conf_digest",

@@ -1,7 +1,6 @@
 """Recompute a run's epsilon from its ledger alone: ``dpforge-verify RUN`` or ``python verify.py RUN``.
 
-Independent of the rest of dpforge: this file imports dp-accounting and the standard library, so a stranger
-can copy it next to a run folder and check the certificate.
+It imports dp-accounting and the standard library only, so a stranger can copy it and check a certificate.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from dp_accounting.pld import privacy_loss_distribution as pld
 
 GRID: Any = {"value_discretization_interval": 1e-4}
 TOLERANCE = 1e-6
+KINDS = {"reserve", "commit", "taint", "close"}
 
 
 class Wrong(Exception):
@@ -28,8 +28,7 @@ class Wrong(Exception):
 
 def read_ledger(path: Path) -> tuple[list[dict[str, Any]], str]:
     """Return the records and the hash of the last line, after checking the chain."""
-    records: list[dict[str, Any]] = []
-    last = "0" * 64
+    records, last = [], "0" * 64
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:
             record = json.loads(line)
@@ -38,24 +37,26 @@ def read_ledger(path: Path) -> tuple[list[dict[str, Any]], str]:
         if not isinstance(record, dict) or record.get("previous") != last:
             raise Wrong(f"line {number}: does not continue the line before (altered, removed or inserted)")
         if record.get("seq") != number - 1:
-            raise Wrong(f"line {number}: sequence number {record.get('seq')}, expected {number - 1}")
+            raise Wrong(f"line {number}: sequence number {record.get('seq')}")
         records.append(record)
         last = hashlib.sha256(line.encode()).hexdigest()
-    if not records or records[0].get("kind") != "header":
-        raise Wrong("line 1: no header")
-    return records, last
+    if records and records[0].get("kind") == "header":
+        return records, last
+    raise Wrong("line 1: no header")
 
 
 def check_reservations(records: list[dict[str, Any]]) -> list[tuple[dict[str, Any], int]]:
     """Return (event, uses) of every piece, after comparing reservations with the authorised plan."""
     pieces = {piece["name"]: piece for piece in records[0]["plan"]["pieces"]}
+    kinds = {record["kind"] for record in records[1:]}
+    if len(pieces) < len(records[0]["plan"]["pieces"]) or "close" not in kinds or kinds - KINDS:
+        raise Wrong(f"ledger: repeated pieces, no close, or records other than {sorted(KINDS)}")
     used = dict.fromkeys(pieces, 0)
     keys = set()
     for number, record in enumerate(records, start=1):
         if record["kind"] != "reserve":
             continue
-        piece = pieces.get(record["piece"])
-        if piece is None:
+        if (piece := pieces.get(record["piece"])) is None:
             raise Wrong(f"line {number}: '{record['piece']}' is not in the plan")
         for field in ("event", "sensitivity", "mechanism"):
             if record[field] != piece[field]:
@@ -74,18 +75,14 @@ def check_reservations(records: list[dict[str, Any]]) -> list[tuple[dict[str, An
 
 def event_pld(event: dict[str, Any], uses: int) -> Any:
     """Return the privacy loss distribution of ``uses`` times ``event``; ``None`` if it is not private."""
-    kind, rate = event["type"], None
-    if kind == "poisson_sampled":
-        event, rate = event["event"], float(event["sampling_rate"])
-        if event["type"] != "gaussian":
-            raise Wrong(f"sampled event of type {event['type']!r}")
-        kind = "gaussian"
-    if kind == "non_private" or event.get("noise_multiplier", 1) == 0:
+    kind, inner = event["type"], event.get("event", event)
+    if kind == "non_private" or inner.get("noise_multiplier", 1) == 0:
         return None
-    if kind == "gaussian" and rate is None:
+    if kind == "gaussian":
         return pld.from_gaussian_mechanism(event["noise_multiplier"] / math.sqrt(uses), **GRID)
-    if rate is not None:
-        one = pld.from_gaussian_mechanism(event["noise_multiplier"], sampling_prob=rate, **GRID)
+    if kind == "poisson_sampled" and inner["type"] == "gaussian":
+        rate = float(event["sampling_rate"])
+        one = pld.from_gaussian_mechanism(inner["noise_multiplier"], sampling_prob=rate, **GRID)
     elif kind == "laplace":
         one = pld.from_laplace_mechanism(event["noise_multiplier"], **GRID)
     elif kind == "epsilon_delta":
@@ -100,8 +97,7 @@ def recompute(records: list[dict[str, Any]]) -> float:
     """Return the epsilon of everything reserved, at the header's delta; ``inf`` if something had no noise."""
     total = pld.identity(**GRID)
     for event, uses in check_reservations(records):
-        one = event_pld(event, uses)
-        if one is None:
+        if (one := event_pld(event, uses)) is None:
             return math.inf
         total = total.compose(one)
     return float(total.get_epsilon_for_delta(records[0]["plan"]["delta"]))
@@ -111,22 +107,26 @@ def compare(run: Path) -> str:
     """Check one run folder; return the sentence to print, raise :class:`Wrong` if something differs."""
     records, last = read_ledger(run / "ledger.jsonl")
     certificate = json.loads((run / "certificate.json").read_text(encoding="utf-8"))
-    epsilon = recompute(records)
-    if certificate["ledger_hash"] != last:
-        raise Wrong(f"line {len(records)}: is not the line the certificate was issued for")
-    for field in ("delta", "relation", "unit"):
-        said, planned = certificate[field], records[0]["plan"][field]
-        if said != planned:
-            raise Wrong(f"certificate: {field}={said!r}, the ledger says {planned!r}")
+    plan, rng, epsilon = records[0]["plan"], records[0]["rng"], recompute(records)
+    status = "NOT DP" if math.isinf(epsilon) else "RESEARCH NOISE" if rng == "seeded" else "DP"
+    sinks: dict[str, list[str]] = {}
+    for record in records:
+        if record["kind"] == "taint" and record["name"] not in sinks.setdefault(record["sink"], []):
+            sinks[record["sink"]].append(record["name"])
+    expected = {name: plan[name] for name in ("delta", "relation", "unit", "target_epsilon", "pieces")}
+    expected |= {"rng": rng, "status": status, "tainted_sinks": sinks, "ledger_hash": last}
+    for field, value in expected.items():
+        if certificate[field] != value:
+            raise Wrong(f"certificate: {field}={certificate[field]!r}, the ledger says {value!r}")
     stated = math.inf if certificate["epsilon"] is None else float(certificate["epsilon"])
     if not (stated == epsilon or abs(stated - epsilon) <= TOLERANCE):
         raise Wrong(f"certificate: epsilon={stated}, the ledger gives {epsilon}")
-    status = "NOT DP" if math.isinf(epsilon) else "RESEARCH NOISE" if records[0]["rng"] == "seeded" else "DP"
-    if certificate["status"] != status:
-        raise Wrong(f"certificate: status={certificate['status']!r}, the ledger says {status!r}")
-    if math.isinf(epsilon):
+    for name, digest in certificate["files"].items():
+        if (path := run / name).is_file() and hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+            raise Wrong(f"{name}: is not the file the certificate was issued for")
+    if status == "NOT DP":
         return f"{run.name}: NOT DP (an access without noise), as its certificate says"
-    about = f"at delta {certificate['delta']:g} ({certificate['unit']}-level, {certificate['relation']})"
+    about = f"at delta {plan['delta']:g} ({plan['unit']}-level, {plan['relation']})"
     label = "" if status == "DP" else f"{status}: "
     return f"{run.name}: {label}epsilon {epsilon:.6f} {about}, equal to the certificate"
 
@@ -134,7 +134,7 @@ def compare(run: Path) -> str:
 def main(arguments: list[str] | None = None) -> None:
     """Command line: one line a run; exit code 1 if any run does not verify."""
     logging.getLogger("absl").setLevel(logging.ERROR)
-    parser = argparse.ArgumentParser(prog="dpforge-verify", description="Recompute epsilon from a ledger.")
+    parser = argparse.ArgumentParser("dpforge-verify", description="Recompute epsilon from a ledger.")
     parser.add_argument("run", nargs="+", type=Path, help="run folder with ledger.jsonl and certificate.json")
     failed = False
     for run in parser.parse_args(arguments).run:

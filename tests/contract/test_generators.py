@@ -18,6 +18,7 @@ from dpforge.data.schema import Unit
 from dpforge.data.table import violations
 from dpforge.generators.base import Runtime
 from dpforge.nets.masked import MaskedLinear
+from dpforge.privacy.rng import KeyedRandom
 from dpforge.privacy.spec import PrivacySpec
 
 from .harness import TARGETS, fit, schema_for, small_model, table_for
@@ -195,3 +196,16 @@ def test_entries_under_a_mask_get_neither_gradient_nor_noise(name, tmp_path):
     released = {r.value.size for r in trace.releases if r.name == "train"}
     if masked:
         assert released == {sum(int(m.mask.sum()) + m.bias.numel() for m in masked)}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_drawn_for_a_row_comes_from_the_secret_key(name, tmp_path, monkeypatch):
+    """Public draws by place in the batch would tell apart the rows behind a record that is missing."""
+    drawn = []
+    original = KeyedRandom.generator
+    monkeypatch.setattr(
+        KeyedRandom, "generator", lambda self, *a: drawn.append((self.kind, a[0])) or original(self, *a)
+    )
+    model, schema = generator(name)
+    fit(model, schema, table_for(schema, 30), tmp_path)
+    assert {purpose for kind, purpose in drawn if kind == "public"} <= {"initialisation", "permutation"}

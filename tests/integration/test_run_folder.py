@@ -16,7 +16,7 @@ from whole_runs import certificate, ledger, only_run, snapshot
 import dpforge.verify
 from dpforge.cli import evaluate
 from dpforge.experiment import pictures, runner
-from dpforge.verify import compare
+from dpforge.verify import Wrong, compare
 from dpforge.verify import main as verify
 
 pytestmark = [pytest.mark.integration]
@@ -278,3 +278,22 @@ def test_secrets_of_a_run_are_for_their_owner_only(finished):
     assert (finished / "private").stat().st_mode & 0o777 == 0o700
     for path in (finished / "private").iterdir():
         assert path.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("field", ["tainted_sinks", "rng", "target_epsilon", "pieces", "unit"])
+def test_a_certificate_that_leaves_something_out_does_not_verify(field, finished, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy)
+    certificate = json.loads((copy / "certificate.json").read_text())
+    certificate[field] = type(certificate[field])()
+    (copy / "certificate.json").write_text(json.dumps(certificate))
+    with pytest.raises(Wrong, match=field):
+        compare(copy)
+
+
+def test_a_synthetic_table_that_was_swapped_does_not_verify(finished, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy)
+    (copy / "samples" / "synthetic.parquet").write_bytes(b"the real table")
+    with pytest.raises(Wrong, match=r"synthetic\.parquet"):
+        compare(copy)

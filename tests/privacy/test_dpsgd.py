@@ -193,3 +193,31 @@ def test_microbatches_cover_every_row_once_and_an_empty_batch_has_none():
     x = torch.arange(10)
     assert torch.equal(torch.cat([part[0] for part in microbatches((x,), 3)]), x)
     assert list(microbatches((x[:0],), 3)) == []
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_second_epoch_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="max_epochs"):
+        start(Regression(), callback(tmp_path), max_epochs=3)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_frozen_layer_that_keeps_statistics_outside_the_private_network_is_refused(tmp_path):
+    module = Regression()
+    module.norm = nn.BatchNorm1d(3).requires_grad_(False)
+    with pytest.raises(PrivacyError, match="mixes the examples"):
+        start(module, callback(tmp_path))
+
+
+def test_a_unit_with_more_rows_than_its_clip_accounts_for_is_refused(tmp_path):
+    units = np.array([0] * 3 + [1] * 2)
+    with pytest.raises(PrivacyError, match="more than the 2 rows"):
+        train(
+            Regression(), data(5, units), context(tmp_path, 1),
+            sampling_rate=RATE, steps=1, expected_rows=1.0, row_limit=2,
+        )  # fmt: skip
+
+
+def test_rows_of_a_unit_that_are_apart_are_refused():
+    with pytest.raises(PrivacyError, match="adjacent"):
+        data(4, np.array([0, 1, 0, 1])).rows_of()

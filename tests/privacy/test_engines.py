@@ -199,3 +199,38 @@ def test_tied_weights_are_refused():
 def test_an_unknown_engine_is_named_with_a_suggestion():
     with pytest.raises(ConfigError, match="Did you mean 'ghost'"):
         make_engine("ghots", nn.Linear(1, 1))
+
+
+@pytest.mark.parametrize(
+    "layer", [nn.Dropout(0.5), nn.Embedding(3, 3, max_norm=1.0)], ids=["dropout", "renormalised embedding"]
+)
+def test_layers_that_draw_or_rewrite_themselves_are_refused(layer):
+    with pytest.raises(PrivacyError):
+        make_engine("ghost", nn.Sequential(nn.Linear(3, 3), layer))
+
+
+def test_an_input_without_the_examples_in_front_is_refused():
+    embedding = nn.Embedding(9, 2)
+
+    def loss(x):
+        return (x.unsqueeze(2) * embedding(torch.arange(9))).sum((1, 2))
+
+    with pytest.raises(PrivacyError, match="first dimension"):
+        make_engine("ghost", embedding).clipped_sum(loss, torch.randn(4, 9), 1.0)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_large_cancelling_activations_are_still_clipped(engine):
+    """Norms by products of Gram matrices lose all digits in float32 here."""
+    torch.manual_seed(0)
+    layer = nn.Linear(6, 6)
+    x = 1e3 + 1e-2 * torch.randn(3, 16, 6)
+
+    def loss(batch):
+        out = layer(batch)
+        return (out - out.mean(1, keepdim=True)).square().sum((1, 2))
+
+    attached = make_engine(engine, layer)
+    gradients = attached.clipped_sum(loss, x[:1], 1.0).gradients
+    attached.close()
+    assert float(torch.sqrt(sum(g.square().sum() for g in gradients))) <= 1.01

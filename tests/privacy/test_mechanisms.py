@@ -46,7 +46,7 @@ def test_gaussian_release_is_reserved_and_has_the_planned_scale(tmp_path):
     assert access.ledger.reserved("moments") == 1
     assert noisy.std() == pytest.approx(15.0, rel=0.02)
     assert seen[0].scale == 15.0
-    assert np.array_equal(seen[0].value + seen[0].noise, noisy.reshape(-1))
+    np.testing.assert_allclose(seen[0].value + seen[0].noise, noisy.reshape(-1), atol=15 / 1024)
 
 
 def test_an_unreserved_step_draws_no_noise(tmp_path):
@@ -180,3 +180,22 @@ def test_categories_keep_what_many_hold_and_what_is_public(tmp_path):
     access = access_to(tmp_path, Piece("categories/x", "threshold", EpsilonDelta(1.0, 1e-6), 1, 1.0, ""))
     kept = access.categories("categories/x", ["b"] * 500 + ["a"] * 400 + ["rare"], ["z"], None)
     assert kept == ["a", "b", "z"]
+
+
+def test_the_noise_of_a_step_is_drawn_once_in_a_process(tmp_path):
+    access = access_to(tmp_path, Piece("train", "dp_sgd", Gaussian(1.0), 10, 1.0, ""))
+    access.reserve("train", 10)
+    access.gaussian_sum("train", 3, [torch.zeros(3)])
+    with pytest.raises(PrivacyError, match="drawn already"):
+        access.gaussian_sum("train", 3, [torch.ones(3)])
+
+
+@pytest.mark.parametrize("kind", ["entropy", "secure"])
+def test_a_released_vector_lies_on_a_public_grid_whatever_the_value(tmp_path, kind):
+    piece = Piece("moments", "gaussian", Gaussian(5.0), 1, 3.0, "")
+    ledger = Ledger.create(tmp_path / "ledger.jsonl", Plan((piece,), 1e-5), {"rng": kind})
+    value = np.random.default_rng(0).normal(size=500) * 1e3
+    noisy = PrivateAccess(ledger, KeyedRandom(kind, bytes(32))).gaussian("moments", value)
+    grid = 2.0 ** math.floor(math.log2(15.0) - 10)
+    assert np.array_equal(noisy / grid, np.rint(noisy / grid))
+    assert (noisy - value).std() == pytest.approx(15.0, rel=0.15)

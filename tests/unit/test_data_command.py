@@ -51,10 +51,10 @@ def test_an_own_table_is_drafted_into_a_private_file_and_then_described(table, t
     main(["schema", str(table), "--out", "mine.yaml"])
     out = tmp_path / "mine.yaml"
     assert stat.S_IMODE(out.stat().st_mode) == 0o600
-    assert load_schema(out).unconfirmed == ("age.bounds", "group.categories")
+    assert load_schema(out).unconfirmed == ("nominal_rows", "age.bounds", "group.categories")
     main(["csv", f"path={table}", f"schema={out}"])
     text = capsys.readouterr().out
-    assert "age.bounds, group.categories: no run starts until a person confirms them" in text
+    assert "nominal_rows, age.bounds, group.categories: no run starts until a person confirms them" in text
     assert "your own file" in text
 
 

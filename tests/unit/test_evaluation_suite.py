@@ -54,8 +54,10 @@ def test_every_score_stands_beside_its_floor_ceiling_and_normalised_value(result
     expected = {f"fidelity/tvd_{k}way" for k in (1, 2, 3)}
     expected |= {f"fidelity/accuracy_{k}" for k in ("univariate", "bivariate", "trivariate", "overall")}
     expected |= {"fidelity/c2st_auc", "fidelity/correlation_mae"}
+    expected |= {f"fidelity/{k}" for k in ("range_coverage", "category_coverage", "category_mass")}
     expected |= {f"utility/tstr_auroc_{k}" for k in ("lr", "hgb")}
-    alone = {"utility/trtr_auroc_lr", "utility/trtr_auroc_hgb", "validity/schema_violations"}
+    alone = {"utility/trtr_auroc_lr", "utility/trtr_auroc_hgb"}
+    alone |= {"validity/schema_violations", "validity/duplicate_share"}
     every = {f"{kind}{key}" for kind in ("", "floor/", "ceiling/", "normalised/") for key in expected}
     assert set(results.metrics) == every | alone
 

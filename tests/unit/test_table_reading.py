@@ -225,11 +225,12 @@ def users_of(path, rows):
     return frame["n"].tolist(), units
 
 
-def test_rows_of_a_user_are_adjacent_bounded_and_numbered_by_first_appearance(tmp_path):
+def test_rows_of_a_user_are_adjacent_bounded_and_keyed_by_name(tmp_path):
     rows = [(1, "b"), (2, "a"), (3, "b"), (4, ""), (5, "b"), (6, "a"), ("x", "c"), (7, "d")]
     values, units = users_of(tmp_path / "t.csv", rows)
     assert units.dtype == np.int64
-    assert units.tolist() == [0, 0, 1, 1, 2]
+    assert pd.factorize(units)[0].tolist() == [0, 0, 1, 1, 2]
+    assert users_of(tmp_path / "u.csv", [(2, "a")])[1][0] == units[2]
     assert set(values[:2]) < {1, 3, 5}
     assert values[2:] == [2, 6, 7]
     assert values[:2] == sorted(values[:2])
@@ -241,7 +242,7 @@ def test_what_is_kept_of_a_user_does_not_depend_on_other_users(tmp_path):
     crowd = [row for n, row in enumerate(mine) for row in ((100 + n, f"u{n % 4}"), row)]
     together, units = users_of(tmp_path / "b.csv", crowd)
     assert [n for n in together if n < 100] == alone
-    assert np.bincount(units).max() == 2
+    assert np.unique(units, return_counts=True)[1].max() == 2
 
 
 def test_each_row_of_a_user_is_kept_equally_often(tmp_path):

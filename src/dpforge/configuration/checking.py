@@ -84,7 +84,7 @@ def check_delta(privacy: Any, schema: Any) -> None:
     """Raise ``ConfigError`` unless ``delta < 1 / nominal_rows``, DP is off, or a large delta is allowed."""
     if not privacy.enabled or privacy.allow_large_delta:
         return
-    limit = 1 / schema.nominal_rows
+    limit = 1 / max(schema.nominal_rows, 1)
     if privacy.delta < limit:
         return
     safe = 10.0 ** (math.floor(math.log10(limit)) - 1)
@@ -93,6 +93,13 @@ def check_delta(privacy: Any, schema: Any) -> None:
         f"\n  A delta this large allows publishing a whole record. Use privacy.delta={safe:.0e}, "
         "or privacy.allow_large_delta=true to study the effect."
     )
+
+
+def check_release(privacy: Any, schema: Any) -> None:
+    """Raise ``ConfigError`` for what no run may start with: unconfirmed values, or a delta too large."""
+    mistakes = [*_unconfirmed(schema), *_attempt(lambda: check_delta(privacy, schema))[1]]
+    if mistakes:
+        raise ConfigError(mistakes)
 
 
 class _Checker:

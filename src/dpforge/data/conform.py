@@ -6,6 +6,7 @@ cells were clipped, nulled, dropped or unknown is private and never returned.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,8 @@ from dpforge.data.columns import UNKNOWN, Column
 from dpforge.data.frames import float_values, series_of
 from dpforge.data.grid import Grid, column_grid, from_ticks, to_ticks
 from dpforge.errors import DataError, did_you_mean
+
+_FRACTION = re.compile(r"(?<=:\d\d)[.,]\d+")
 
 if TYPE_CHECKING:
     from dpforge.data.schema import Schema
@@ -179,6 +182,9 @@ def column_moments(series: pd.Series, column: Column) -> tuple[np.ndarray, np.nd
 
 
 def _parse_moments(cells: pd.Index, form: str) -> np.ndarray:
+    if form == "ISO8601":
+        # One fraction of nanoseconds would bound the years of all other cells.
+        cells = pd.Index([c and _FRACTION.sub("", c) for c in cells], dtype=object)
     return _utc_seconds(pd.DatetimeIndex(pd.to_datetime(cells, format=form, errors="coerce", utc=True)))
 
 

@@ -32,7 +32,7 @@ _HEADER = """\
 #     and for categories
 #       categories: {provenance: private, epsilon: 0.05, delta: 1.0e-7, max_values: 500}
 #     where `outer` is a public range. The price becomes a part of the run's total epsilon.
-# Also check the comments: kinds, `nullable` and `nominal_rows` were guessed from the rows as well.
+# Check the kinds too: they were guessed from the rows. `nullable: false` says that no cell can be missing.
 """
 
 
@@ -67,7 +67,7 @@ def draft_schema(frame: pd.DataFrame, name: str) -> str:
         _HEADER,
         "schema_version: 1",
         *_yaml({"name": name}, flow=False),
-        *_rows_lines(len(frame)),
+        *_ROWS_LINES,
         "columns:",
     ]
     for column, entry in usable.items():
@@ -76,22 +76,17 @@ def draft_schema(frame: pd.DataFrame, name: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _rows_lines(rows: int) -> list[str]:
-    magnitude = 10 ** (len(str(rows)) - 1)
-    rounded = round(rows / magnitude) * magnitude
-    return [
-        f"nominal_rows: {rounded}   # row count to one digit: replace it by a number known publicly",
-        "unit: {kind: row}   # or {kind: user, column: <person id>, max_rows: <rows kept of each>}",
-        f"rows: {{policy: fixed, value: {rounded}}}",
-        "# target: <column>   # the column that a downstream model predicts, for evaluation",
-    ]
+# The number of rows is private under add_remove; a person who knows a public one states it.
+_ROWS_LINES = (
+    "nominal_rows: unconfirmed   # state a public, round number of rows",
+    "unit: {kind: row}   # or {kind: user, column: <person id>, max_rows: <rows kept of each>}",
+    "# target: <column>   # the column that a downstream model predicts, for evaluation",
+)
 
 
 def _column_lines(column: str, entry: _Entry) -> Iterator[str]:
     yield from (f"  # {remark}" for remark in entry.remarks)
-    for line in _yaml({column: entry.fields}):
-        remark = "   # guessed from the rows: confirm" if line.startswith("  nullable:") else ""
-        yield f"  {line}{remark}"
+    yield from (f"  {line}" for line in _yaml({column: entry.fields}))
 
 
 def _yaml(value: dict[str, Any], *, flow: bool | None = None) -> list[str]:
@@ -106,7 +101,8 @@ def _entry(column: pd.Series) -> _Entry | None:
         return None
     present = texts.loc[~missing]
     found = _described(column.loc[~missing], present)
-    nullable = {"nullable": True, "null_tokens": list(NULL_TOKENS)} if missing.any() else {"nullable": False}
+    # Whether a cell is missing is private: every column is drafted as if one could be.
+    nullable = {"nullable": True, "null_tokens": list(NULL_TOKENS)}
     remarks = list(found.remarks)
     if present.nunique() == len(column) > 20 and found.fields["kind"] != "numeric":
         remarks.append(

@@ -150,7 +150,7 @@ def parquet_batches(
         while True:
             try:
                 frame = next(batches, None)
-                frame = None if frame is None else frame.to_pandas()[names]
+                frame = None if frame is None else frame.to_pandas(integer_object_nulls=True)[names]
             except (pa.ArrowException, OSError):
                 raise DataError(damaged) from None
             if frame is None:

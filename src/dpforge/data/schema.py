@@ -14,7 +14,7 @@ import yaml
 from dpforge.data.columns import Bins, Bounds, Categories, Column, Rows, Unit
 from dpforge.data.constraints import constraint_mistakes
 from dpforge.data.schema_check import column_mistakes
-from dpforge.data.schema_parse import parse_schema
+from dpforge.data.schema_parse import UNCONFIRMED_ROWS, parse_schema
 from dpforge.errors import ConfigError, did_you_mean
 
 __all__ = [
@@ -76,7 +76,8 @@ class Schema:
     @property
     def unconfirmed(self) -> tuple[str, ...]:
         """The parts whose provenance a person has still to state; a run with any is refused."""
-        return self._parts_with("unconfirmed")
+        rows = ("nominal_rows",) if self.nominal_rows == UNCONFIRMED_ROWS else ()
+        return (*rows, *self._parts_with("unconfirmed"))
 
     def _parts_with(self, provenance: str) -> tuple[str, ...]:
         parts = ((column.name, key, getattr(column, key)) for column in self.columns for key in _PARTS)
@@ -87,6 +88,7 @@ class Schema:
         return {
             "schema_version": SCHEMA_VERSION,
             **_plain(self),
+            "nominal_rows": self.nominal_rows or "unconfirmed",
             "columns": [_plain_column(column) for column in self.columns],
         }
 

@@ -59,6 +59,8 @@ COLUMN_KEYS = (
 BOUNDS_KEYS = ("min", "max", "provenance", "note", "epsilon", "method", "outer", "granularity", "levels")
 CATEGORY_KEYS = ("values", "provenance", "note", "epsilon", "delta", "max_values", "public_values")
 BIN_KEYS = ("edges", "equal_width", "log_width", "dp_quantile", "provenance", "note", "epsilon")
+# A drafted schema does not state the number of rows; a person has to.
+UNCONFIRMED_ROWS = 0
 DEFAULT_KEYS = ("outside", "unseen", "decode_unknown")
 
 
@@ -70,10 +72,11 @@ def parse_schema(raw: Any, mistakes: list[str]) -> dict[str, Any]:
         top.reject("schema_version", "1")
     if not top.has("nominal_rows"):
         mistakes.append("nominal_rows is missing: give the public (round) number of rows, >= 1")
+    unknown = top.raw.get("nominal_rows") == "unconfirmed"
     defaults = {key: top.raw[key] for key in DEFAULT_KEYS if key in top.raw}
     return {
         "name": top.text("name", "table"),
-        "nominal_rows": top.whole("nominal_rows") or 1,
+        "nominal_rows": UNCONFIRMED_ROWS if unknown else top.whole("nominal_rows") or 1,
         "columns": _columns(top.raw.get("columns"), defaults, mistakes),
         "unit": _unit(top.raw.get("unit", {}), mistakes),
         "rows": _rows(top.raw.get("rows", {}), mistakes),

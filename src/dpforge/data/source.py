@@ -233,13 +233,11 @@ def split_table(
     """Keyed split into training and holdout rows; all rows of a user stay together.
 
     Returns:
-        Training table, holdout table, user number of each training row (renumbered from 0) or ``None``.
+        Training table, holdout table, user key of each training row or ``None``.
     """
-    held = keyed_split(len(frame), fraction, seed) if units is None else split_units(units, fraction, seed)
+    held = keyed_split(frame, fraction, seed) if units is None else split_units(units, fraction, seed)
     train, holdout = (frame.loc[side].reset_index(drop=True) for side in (~held, held))
-    if units is None:
-        return train, holdout, None
-    return train, holdout, np.unique(units[~held], return_inverse=True)[1].astype(np.int64)
+    return train, holdout, None if units is None else units[~held]
 
 
 def scaled(schema: Schema, share: float) -> Schema:
@@ -247,7 +245,8 @@ def scaled(schema: Schema, share: float) -> Schema:
     rows = schema.rows
     if rows.value is not None:
         rows = replace(rows, value=max(1, round(rows.value * share)))
-    return replace(schema, nominal_rows=max(1, round(schema.nominal_rows * share)), rows=rows)
+    nominal = max(1, round(schema.nominal_rows * share)) if schema.nominal_rows else 0
+    return replace(schema, nominal_rows=nominal, rows=rows)
 
 
 def split_mistakes(fraction: Any, seed: Any) -> list[str]:

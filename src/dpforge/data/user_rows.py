@@ -7,6 +7,7 @@ import pandas as pd
 from pandas.util import hash_array
 
 from dpforge.data.conform import texts
+from dpforge.data.split import scattered
 from dpforge.errors import DataError
 
 
@@ -28,7 +29,8 @@ def rows_by_user(table: pd.DataFrame, users: np.ndarray, max_rows: int) -> tuple
         max_rows: Rows kept of one user, >= 1.
 
     Returns:
-        The kept rows, a user's rows adjacent, and their user numbers by first appearance, int64.
+        The kept rows, a user's rows adjacent, and their users' keys, int64: a hash of the name, so that a
+        user's key does not depend on other users.
 
     Raises:
         DataError: No row names its user.
@@ -40,18 +42,14 @@ def rows_by_user(table: pd.DataFrame, users: np.ndarray, max_rows: int) -> tuple
     starts = np.flatnonzero(np.diff(units, prepend=-1))
     position = np.arange(len(units)) - np.repeat(starts, np.bincount(units))
     user_keys: np.ndarray = hash_array(np.asarray(names, dtype=object), categorize=False)  # type: ignore[operator]
-    keys = _mix(user_keys[units] ^ _mix(position.astype(np.uint64))) if len(units) else np.zeros(0, np.uint64)
+    keys = (
+        scattered(user_keys[units] ^ scattered(position.astype(np.uint64)))
+        if len(units)
+        else np.zeros(0, np.uint64)
+    )
     rank = np.empty(len(units), dtype=np.int64)
     rank[np.lexsort((keys, units))] = position
     keep = rank < max_rows
     if not keep.any():
         raise DataError("no record names its user; check unit.column")
-    return table.iloc[order[keep]].reset_index(drop=True), units[keep]
-
-
-def _mix(x: np.ndarray) -> np.ndarray:
-    """The finaliser of splitmix64 (Steele et al., OOPSLA 2014): a bijection that scatters 64-bit words."""
-    x = x + np.uint64(0x9E3779B97F4A7C15)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    return table.iloc[order[keep]].reset_index(drop=True), user_keys[units[keep]].astype(np.int64)

@@ -5,10 +5,19 @@ from __future__ import annotations
 from dpforge.evaluation.accuracy import mostly_accuracy
 from dpforge.evaluation.classifier_test import classifier_two_sample
 from dpforge.evaluation.correlation import association, correlation_error
+from dpforge.evaluation.coverage import duplicate_share, value_coverage
+from dpforge.evaluation.distances import distance_hints
 from dpforge.evaluation.downstream import train_on_test_on
 from dpforge.evaluation.marginals import total_variation
+from dpforge.evaluation.propensity import legacy_propensity, propensity_ratio
+from dpforge.evaluation.ranking import (
+    legacy_ranking_agreement,
+    ranking_agreement,
+    synthetic_ranking_agreement,
+)
 from dpforge.evaluation.results import Headline, Results, headline
 from dpforge.evaluation.suite import TabularEvaluation
+from dpforge.evaluation.wasserstein import legacy_wasserstein, wasserstein_ratio
 
 __all__ = [
     "Headline",
@@ -17,8 +26,18 @@ __all__ = [
     "association",
     "classifier_two_sample",
     "correlation_error",
+    "distance_hints",
+    "duplicate_share",
     "headline",
+    "legacy_propensity",
+    "legacy_ranking_agreement",
+    "legacy_wasserstein",
     "mostly_accuracy",
+    "propensity_ratio",
+    "ranking_agreement",
+    "synthetic_ranking_agreement",
     "total_variation",
     "train_on_test_on",
+    "value_coverage",
+    "wasserstein_ratio",
 ]

@@ -14,6 +14,7 @@ from dpforge.data.schema import Schema
 from dpforge.data.table import violations
 from dpforge.evaluation import accuracy, classifier_test, correlation, downstream, marginals
 from dpforge.evaluation.frames import drawn_rows
+from dpforge.evaluation.results import normalised
 
 VALIDITY_VERSION = "violations-1"
 
@@ -138,7 +139,11 @@ def two_sample(tables: Tables, max_rows: int) -> Outcome:
 
 
 def tstr(tables: Tables, learner: str, max_rows: int, every_measure: bool = False) -> Outcome:
-    """``utility/tstr_*`` of one learner; its ceiling, training on real rows, is also ``utility/trtr_*``."""
+    """``utility/tstr_*`` of one learner; its ceiling, training on real rows, is also ``utility/trtr_*``.
+
+    With ``every_measure`` also the other measures, and ``utility/relative_auroc_*``: how much of the
+    distance from chance to training on real rows is kept, 1 for all (NaN where real rows teach nothing).
+    """
     test = drawn_rows(_present(tables.test), max_rows, tables.seed, stream=7)
     sources = {"score": tables.others["score"], "floor": tables.others["floor"], "ceiling": tables.real}
     found = {
@@ -158,6 +163,9 @@ def tstr(tables: Tables, learner: str, max_rows: int, every_measure: bool = Fals
             for name in found["score"].others
         }
     alone = {f"utility/trtr_{suffix}": values["ceiling"]}
+    if every_measure and found["score"].measure == "auroc":
+        relative = normalised(values["score"], downstream.CHANCE, values["ceiling"])
+        alone[f"utility/relative_{suffix}"] = relative
     return Outcome(downstream.VERSION, scores, alone, notes=notes, rows=rows)
 
 

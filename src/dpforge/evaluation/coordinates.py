@@ -79,8 +79,12 @@ def _moments(numbers: np.ndarray) -> tuple[float, float]:
     numbers = numbers[np.isfinite(numbers)]
     if len(numbers) == 0:
         return 0.0, 1.0
-    constant = numbers.min() == numbers.max()
-    return float(numbers.mean()), 1.0 if constant else float(numbers.std())
+    if numbers.min() == numbers.max():
+        return float(numbers[0]), 1.0
+    # Scaling first keeps the squares of huge values finite.
+    largest = float(np.abs(numbers).max())
+    shares = numbers / largest
+    return largest * float(shares.mean()), largest * float(shares.std())
 
 
 def _number(numbers: np.ndarray, centre: float, width: float) -> np.ndarray:

@@ -15,7 +15,7 @@ KEYS = ("range_coverage", "category_coverage", "category_mass")
 DUPLICATE_VERSION = "duplicates-1"
 
 
-def coverage(real: pd.DataFrame, synthetic: pd.DataFrame, schema: Schema) -> dict[str, float]:
+def value_coverage(real: pd.DataFrame, synthetic: pd.DataFrame, schema: Schema) -> dict[str, float]:
     """Share of the real ranges and categories that ``synthetic`` reaches, each in [0, 1], best 1.
 
     Returns:
@@ -34,7 +34,7 @@ def coverage(real: pd.DataFrame, synthetic: pd.DataFrame, schema: Schema) -> dic
 
 
 def column_coverage(real: pd.DataFrame, synthetic: pd.DataFrame, schema: Schema) -> pd.DataFrame:
-    """The scores of :func:`coverage` for each column, NaN where the score is of the other kind."""
+    """The scores of :func:`value_coverage` for each column, NaN where the score is of the other kind."""
     real, synthetic = aligned(real, schema, "real"), aligned(synthetic, schema, "synthetic")
     rows = [_one(series(real, c.name), series(synthetic, c.name), c) for c in schema.columns]
     found = dict(zip(KEYS, zip(*rows, strict=True), strict=True))

@@ -29,7 +29,8 @@ def sra(tables: Tables, max_rows: int) -> Outcome:
     for role, table in _fresh(tables).items():
         rows = ranking.target_rows(table, schema, role, max_rows, seed)
         found = ranking.learner_predictions(*ranking.halves(rows, seed), schema, seed)
-        intervals[role] = ranking.agreement_interval(reference, found, ranking.BOOTSTRAPS, seed)
+        bootstraps = ranking.BOOTSTRAPS if role == "score" else 0
+        intervals[role] = ranking.agreement_interval(reference, found, bootstraps, seed)
     key = "fidelity/sra_tsts"
     _, low, high = intervals["score"]
     scores = {key: {role: interval[0] for role, interval in intervals.items()}}
@@ -74,7 +75,8 @@ def pmse(tables: Tables, max_rows: int) -> Outcome:
 def covered(tables: Tables) -> Outcome:
     """``fidelity/{range,category}_coverage`` and ``fidelity/category_mass``, with those of each column."""
     found = {
-        role: coverage.coverage(tables.real, table, tables.schema) for role, table in tables.others.items()
+        role: coverage.value_coverage(tables.real, table, tables.schema)
+        for role, table in tables.others.items()
     }
     scores = {f"fidelity/{key}": {role: found[role][key] for role in found} for key in found["score"]}
     frame = coverage.column_coverage(tables.real, tables.others["score"], tables.schema)

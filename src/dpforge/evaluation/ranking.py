@@ -27,6 +27,7 @@ CLASSIFIERS = ("lr", "lr_strong", "rf", "hgb", "mlp", "nb", "knn")
 REGRESSORS = ("lr", "lr_strong", "rf", "hgb", "mlp", "knn")
 MAX_ROWS = 4000
 BOOTSTRAPS = 50
+ROUNDING = 1e-12
 
 
 def ranking_agreement(real: Sequence[float], synthetic: Sequence[float], *, tie: float = 0.5) -> float:
@@ -46,8 +47,7 @@ def ranking_agreement(real: Sequence[float], synthetic: Sequence[float], *, tie:
             "least 2. Score the same models on both tables."
         )
     first, second = np.asarray(real, dtype=float), np.asarray(synthetic, dtype=float)
-    upper = np.triu_indices(len(first), 1)
-    product = (np.sign(first[:, None] - first) * np.sign(second[:, None] - second))[upper]
+    product = _order(first) * _order(second)
     return float(np.where(product > 0, 1.0, np.where(product < 0, 0.0, tie)).mean())
 
 
@@ -164,6 +164,13 @@ def column_scores(table: np.ndarray) -> list[float]:
         model = LinearRegression().fit(others[fit], table[fit, j])
         scores.append(r_squared(table[test, j], model.predict(others[test])))
     return [0.0 if np.isnan(score) else score for score in scores]
+
+
+def _order(scores: np.ndarray) -> np.ndarray:
+    """Sign of the difference of each pair of scores, 0 for scores that differ by rounding alone."""
+    i, j = np.triu_indices(len(scores), 1)
+    difference = scores[i] - scores[j]
+    return np.where(np.abs(difference) > ROUNDING, np.sign(difference), 0.0)
 
 
 def _values(found: list[Predictions]) -> list[float]:

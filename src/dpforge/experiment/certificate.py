@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
+from dpforge.privacy.accounting import certifying_accountant
 from dpforge.privacy.ledger import Ledger
 
 CAVEATS = (
@@ -16,8 +18,12 @@ SEEDED = "Noise came from a known seed: anyone can subtract it. RESEARCH NOISE, 
 NOT_DP = "At least one access to private data had no noise. NOT DP."
 
 
-def make_certificate(ledger: Ledger) -> dict[str, Any]:
+def make_certificate(ledger: Ledger, files: Mapping[str, str]) -> dict[str, Any]:
     """Return the certificate of a complete ledger.
+
+    Args:
+        ledger: Every piece reserved as planned.
+        files: SHA-256 of the files it covers, by path below the run folder.
 
     Raises:
         PlanMismatch: Ledger and plan differ.
@@ -32,15 +38,18 @@ def make_certificate(ledger: Ledger) -> dict[str, Any]:
         "status": status,
         "epsilon": _finite(epsilon),
         "epsilon_by_accountant": {"pld": _finite(epsilon), "rdp": _finite(rdp)},
-        "accountant_of_record": "pld",
+        "accountant_of_record": certifying_accountant(plan.event()),
         "delta": plan.delta,
         "unit": plan.unit,
+        "unit_details": ledger.header["unit"],
+        "nominal_rows": ledger.header["nominal_rows"],
         "relation": plan.relation,
         "target_epsilon": plan.target_epsilon,
         "rng": rng,
         "pieces": [piece.to_json() for piece in plan.pieces],
         "tainted_sinks": ledger.taints(),
         "caveats": [*extra, *CAVEATS],
+        "files": dict(files),
         "ledger_hash": ledger.last_hash,
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import subprocess
 from collections.abc import Mapping
@@ -25,6 +26,7 @@ def environment(device: str) -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "packages": {name: version(name) for name in PACKAGES},
         "git": git_commit(),
+        "source": source_digest(),
         "conf_digest": conf_digest(),
         "device": device,
     }
@@ -37,16 +39,27 @@ def check_same_numerics(then: Mapping[str, Any]) -> None:
         then: What :func:`environment` returned when the run was started.
 
     Raises:
-        RunError: The version of torch or numpy is another one now.
+        RunError: A package or the code of dpforge is another one now.
     """
-    names = ("torch", "numpy")
-    changed = [f"{name} {then['packages'].get(name)} → {version(name)}" for name in names]
-    if any(then["packages"].get(name) != version(name) for name in names):
+    packages = {name: (then["packages"].get(name), version(name)) for name in PACKAGES}
+    changed = [f"{name} {before} → {now}" for name, (before, now) in packages.items() if before != now]
+    if then.get("source") != source_digest():
+        changed.append("the code of dpforge")
+    if changed:
         raise RunError(
             f"the run was interrupted under other versions ({', '.join(changed)}); its steps cannot be"
             " replayed exactly. Install the versions of its environment.json, or delete the run folder to"
             " start anew."
         )
+
+
+@cache
+def source_digest() -> str:
+    """Return a SHA-256 over the code of dpforge."""
+    root, digest = Path(dpforge.__file__).parent, hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
 
 
 @cache

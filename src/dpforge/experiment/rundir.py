@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -109,6 +110,15 @@ class RunDir:
     def lock(self) -> Path:
         """Held by the process that works on the run."""
         return self.root / ".lock"
+
+    def released(self) -> dict[str, str]:
+        """Return the SHA-256 of every file that the certificate covers, by path below the run folder."""
+        files = [self.schema, self.synthetic, self.preview, *sorted(self.model.glob("model.*"))]
+        return {
+            file.relative_to(self.root).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
+            for file in files
+            if file.is_file()
+        }
 
     def create(self) -> None:
         """Make the folders.

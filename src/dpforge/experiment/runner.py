@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from dpforge.config import build
+from dpforge.config import build, check_release
 from dpforge.configuration.building import Experiment
 from dpforge.data import Dataset
 from dpforge.errors import DPForgeError, PrivacyError, RunError
@@ -25,8 +25,9 @@ from dpforge.experiment.certificate import make_certificate
 from dpforge.experiment.display import print_summary, progress, warning_line
 from dpforge.experiment.environment import check_same_numerics, environment
 from dpforge.experiment.rundir import RunDir
+from dpforge.experiment.scores import run_facts, write_scores
 from dpforge.experiment.stages import StopFlag, Work
-from dpforge.experiment.tracking import Tracker, Value, Visibility
+from dpforge.experiment.tracking import Tracker
 from dpforge.generators.base import FittedTable
 from dpforge.identity import Identity
 from dpforge.privacy.accounting import DISCRETIZATION
@@ -68,6 +69,7 @@ def run(config: DictConfig, *, identity: Identity, overrides: Sequence[str] = ()
         DPForgeError: What stopped the run; its folder keeps everything needed to go on.
     """
     experiment = build(config)
+    check_release(experiment.privacy, experiment.dataset.public_schema())
     folder = RunDir(identity.folder)
     folder.create()
     with locked(folder):
@@ -110,7 +112,7 @@ def _complete(folder: RunDir, experiment: Experiment, identity: Identity) -> Non
     ledger = _ledger(folder, experiment)
     random = _key(folder, experiment, ledger)
     access = PrivateAccess(ledger, random)
-    load = _data(folder, experiment, random)
+    load = _data(folder, experiment, random, ledger)
     tracker = Tracker(
         experiment.logger,
         run_dir=folder.root,
@@ -130,10 +132,10 @@ def _complete(folder: RunDir, experiment: Experiment, identity: Identity) -> Non
             with display.task("draw pictures", 1) as stage:
                 _draw(work, fitted, synthetic, results)
                 stage.advance()
-        facts = _facts(work, len(synthetic))
-        _report(work, results, facts)
+        facts = run_facts(work, len(synthetic))
+        write_scores(work, results, facts)
     ledger.close()
-    folder.write_json(folder.certificate, make_certificate(ledger))
+    folder.write_json(folder.certificate, make_certificate(ledger, folder.released()))
     folder.set_status("done")
     print_summary(facts, headline(results))
 
@@ -151,61 +153,6 @@ def _draw(work: Work, fitted: FittedTable, synthetic: pd.DataFrame, results: Res
         )
         for path in sorted(work.folder.plots.rglob("*.png")):
             work.tracker.taint(f"plots/{path.stem}", path.relative_to(work.folder.root).as_posix())
-
-
-def _report(work: Work, results: Results, facts: dict[str, Any]) -> None:
-    """Write ``metrics.json`` and send the final numbers to the trackers."""
-    private = {
-        key: Value(value, Visibility(results.visibility(key))) for key, value in results.metrics.items()
-    }
-    for key in results.private:
-        work.tracker.taint(key, "metrics.json")
-        if key in {row.name for row in headline(results)}:
-            work.tracker.taint(key, "terminal")
-    content = results.to_json()
-    measured = _own_metrics(work, facts)
-    content["metrics"] |= measured
-    work.folder.write_json(work.folder.metrics, content)
-    own = {
-        k: Value(v["value"], Visibility(v["visibility"]))
-        for k, v in measured.items()
-        if v["value"] is not None
-    }
-    work.tracker.summary({**private, **own})
-    work.tracker.artifact(work.folder.preview, Visibility.DP)
-
-
-def _own_metrics(work: Work, facts: dict[str, Any]) -> dict[str, Any]:
-    privacy = ("epsilon", "epsilon_rdp", "delta", "noise_multiplier")
-    entries = {f"privacy/{key}": (facts[key], "public") for key in privacy}
-    # How long a stage took depends on the number of private rows.
-    entries |= {f"time/{key}": (facts[key], "private") for key in ("fit_s", "sample_s", "evaluate_s")}
-    for key, (_, visibility) in entries.items():
-        if visibility == "private":
-            work.tracker.taint(key, "metrics.json")
-    return {
-        key: {"value": value, "version": "1", "visibility": visibility}
-        for key, (value, visibility) in entries.items()
-    }
-
-
-def _facts(work: Work, rows: int) -> dict[str, Any]:
-    plan = work.access.ledger.plan
-    main = plan.pieces[-1]
-    epsilon, rdp = plan.epsilon(), plan.epsilon("rdp")
-    finite = epsilon != float("inf")
-    times = {f"{stage}_s": work.seconds(stage) for stage in ("fit", "sample", "evaluate")}
-    return {
-        "epsilon": epsilon if finite else None,
-        "epsilon_rdp": rdp if finite else None,
-        "delta": plan.delta,
-        "noise_multiplier": main.noise_multiplier,
-        "steps": main.count if main.mechanism == "dp_sgd" else getattr(work.experiment.model, "steps", 1),
-        "rows": rows,
-        "rng": work.access.ledger.header["rng"],
-        "run_dir": str(work.folder.root),
-        **times,
-    }
 
 
 def _prepare(folder: RunDir, config: DictConfig, experiment: Experiment, overrides: Sequence[str]) -> None:
@@ -243,7 +190,9 @@ def _ledger(folder: RunDir, experiment: Experiment) -> Ledger:
         return ledger
     schema = experiment.dataset.public_schema()
     plan = experiment.model.plan(schema, experiment.privacy)
+    unit = {"kind": schema.unit.kind, "column": schema.unit.column, "max_rows": schema.unit.max_rows}
     header = {
+        "unit": unit,
         "rng": experiment.privacy.rng,
         "schema_digest": schema.digest,
         "nominal_rows": schema.nominal_rows,
@@ -253,15 +202,21 @@ def _ledger(folder: RunDir, experiment: Experiment) -> Ledger:
     return Ledger.create(folder.ledger, plan, header)
 
 
-def _data(folder: RunDir, experiment: Experiment, random: KeyedRandom) -> Callable[[], Dataset]:
+def _data(
+    folder: RunDir, experiment: Experiment, random: KeyedRandom, ledger: Ledger
+) -> Callable[[], Dataset]:
     """Return a loader that reads the data once and refuses data other than the run's."""
     path = folder.private / "data.commitment"
 
     @cache
     def load() -> Dataset:
         data = experiment.dataset.load()
+        if data.schema.digest != ledger.header["schema_digest"]:
+            raise RunError("the schema was edited after the run began. Start the command again.")
         commitment = random.commitment(data.fingerprint)
         if not path.is_file():
+            if ledger.begun:
+                raise PrivacyError(f"private/data.commitment of {folder.root} is gone: {_NO_KEY}")
             folder.write_secret(path, commitment.encode())
         elif path.read_text() != commitment:
             raise RunError(
@@ -277,7 +232,8 @@ def _check_own_data(folder: RunDir, experiment: Experiment) -> None:
     """Of a finished run on an own file: refuse to pass it off as a run on changed data."""
     if getattr(experiment.dataset, "path", None) is None:
         return
-    _data(folder, experiment, _key(folder, experiment, Ledger.open(folder.ledger)))()
+    ledger = Ledger.open(folder.ledger)
+    _data(folder, experiment, _key(folder, experiment, ledger), ledger)()
 
 
 def _logged_config(folder: RunDir) -> dict[str, Any]:

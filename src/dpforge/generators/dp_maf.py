@@ -167,7 +167,7 @@ class DPMAF:
         edge = module.net.edge
 
         def gather(rows: Tensor, step: int) -> Tensors:
-            noise = run.random.generator("jitter", step).random(
+            noise = run.access.random.generator("train/jitter", step).random(
                 (rows.numel(), base.shape[1]), dtype=np.float32
             )
             codes = base[rows] + span[rows] * torch.from_numpy(noise)

@@ -22,7 +22,7 @@ from dpforge.data.schema import schema_from_dict
 from dpforge.errors import RunError
 
 DIGEST = 32
-STATE_KEYS = {"step", "module", "optimizer"}
+STATE_KEYS = {"step", "key_id", "module", "optimizer"}
 _log = logging.getLogger("dpforge")
 
 
@@ -39,6 +39,7 @@ def write_atomic(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        _sync_folder(path.parent)
     except OSError as error:
         with suppress(OSError):
             temporary.unlink()
@@ -46,6 +47,16 @@ def write_atomic(path: Path, data: bytes) -> None:
             f"{path.name} cannot be written ({error.strerror}). Free the disk and start the same command"
             " again; the run continues where it was."
         ) from error
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename survive a loss of power, where the system can."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def save_state(folder: Path, state: Mapping[str, Any]) -> None:

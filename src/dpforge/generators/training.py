@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from dpforge.errors import Interrupted, RunError
+from dpforge.errors import Interrupted, PrivacyError, RunError
 from dpforge.generators.base import RunContext
 from dpforge.generators.storage import load_state, save_state
 from dpforge.privacy.accounting import epsilon
@@ -42,12 +42,18 @@ class TrainingData:
         """Return the number of units (private)."""
         return self.rows if self.units is None else len(np.unique(self.units))
 
+    def largest_unit(self) -> int:
+        """Return the most rows of one unit (private)."""
+        return 1 if self.units is None else int(np.unique(self.units, return_counts=True)[1].max(initial=0))
+
     def rows_of(self) -> Callable[[np.ndarray], np.ndarray]:
         """Return the map from sorted unit indices to their row indices."""
         if self.units is None:
             return lambda indices: indices
         starts = np.flatnonzero(np.r_[True, self.units[1:] != self.units[:-1]])
         ends = np.r_[starts[1:], self.rows]
+        if len(starts) != self.unit_count():
+            raise PrivacyError("the rows of one unit are not adjacent; sort the table by unit.")
 
         def expand(indices: np.ndarray) -> np.ndarray:
             lengths = ends[indices] - starts[indices]
@@ -88,7 +94,11 @@ def train(
     if not private:
         run.access.open_access(name)
         module.estimate_gradient = MeanGradient(run.runtime.microbatch)
+    if data.largest_unit() > row_limit:
+        raise PrivacyError(f"a unit has more than the {row_limit} rows that its clipping accounts for.")
     state = load_state(run.checkpoints)
+    if state and state.get("key_id") != run.access.random.key_id:
+        state = None  # of another run: its weights come from releases this ledger does not hold
     start = int(state["step"]) if state else 0
     if state:
         module.load_state_dict(state["module"])
@@ -187,7 +197,8 @@ class _Loop(L.Callback):
 
     def _save(self, module: PrivateModule) -> None:
         optimizer = _optimizer(module).state_dict()
-        state = {"step": self.done, "module": module.state_dict(), "optimizer": optimizer}
+        key_id = self.run.access.random.key_id
+        state = {"step": self.done, "key_id": key_id, "module": module.state_dict(), "optimizer": optimizer}
         save_state(self.run.checkpoints, state)
 
 

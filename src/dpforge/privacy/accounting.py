@@ -34,6 +34,8 @@ from dpforge.privacy.events import (
 
 DISCRETIZATION = 1e-4
 COARSE = 1e-3
+# Below it noise is no use; a plan that allows even less (sampling alone hides a record) gets this much.
+LEAST_MULTIPLIER = 0.2
 # Opacus' orders and a few large ones, which small epsilons need.
 RDP_ORDERS = (*(1 + x / 10 for x in range(1, 100)), *range(12, 64), 96, 128, 256, 512, 1024)
 _TINY = 1e-300
@@ -160,8 +162,10 @@ def calibrate(event_of: Callable[[float], Event], target_epsilon: float, delta: 
         return epsilon(event_of(multiplier), delta, accountant, grid) - target_epsilon
 
     # A coarse grid costs a fraction of the final one and is off by little: it finds where to look.
-    rough = _root(lambda m: excess(m, COARSE), *_bracket(lambda m: excess(m, COARSE), 1.0, 1.5), 1e-5)
-    low, high = _bracket(excess, rough, 1.0005)
+    low, high = _bracket(lambda m: excess(m, COARSE), 1.0, 1.5)
+    if low == high:
+        return low
+    low, high = _bracket(excess, _root(lambda m: excess(m, COARSE), low, high, 1e-5), 1.0005)
     multiplier = _root(excess, low, high, 1e-7 * low)
     while excess(multiplier) > 0:
         multiplier *= 1 + 1e-7
@@ -169,7 +173,7 @@ def calibrate(event_of: Callable[[float], Event], target_epsilon: float, delta: 
 
 
 def _bracket(excess: Callable[[float], float], start: float, factor: float) -> tuple[float, float]:
-    """Return neighbouring multipliers between which the excess changes sign, stepping ever wider."""
+    """Return multipliers between which the excess changes sign, stepping ever wider; equal ones if none."""
     low = high = start
     if excess(start) > 0:
         while excess(high) > 0:
@@ -181,6 +185,8 @@ def _bracket(excess: Callable[[float], float], start: float, factor: float) -> t
                 )
         return low, high
     while excess(low) <= 0:
+        if low < LEAST_MULTIPLIER:
+            return low, low
         high, low, factor = low, low / factor, factor**1.5
     return low, high
 

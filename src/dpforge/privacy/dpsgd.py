@@ -20,7 +20,8 @@ from dpforge.errors import ConfigError, PrivacyError
 from dpforge.privacy.batches import PoissonSteps, StepBatch, Tensors, microbatches, row_count
 from dpforge.privacy.engines import ClippedSum, Engine, make_engine
 from dpforge.privacy.mechanisms import PrivateAccess
-from dpforge.privacy.norms import kept_entries
+from dpforge.privacy.norms import check_layer, kept_entries
+from dpforge.privacy.spec import replace_factor
 
 
 class GradientEstimator(Protocol):
@@ -186,6 +187,8 @@ class DPSGDCallback(L.Callback):
         check_trainer(trainer)
         self._check_sensitivity()
         _check_only_private(pl_module)
+        # TF32 would round the sums that were clipped in float32.
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
         net = pl_module.private_net()
         self._engine = make_engine(self.engine_name, net)
         pl_module.estimate_gradient = DPGradient(
@@ -224,11 +227,12 @@ class DPSGDCallback(L.Callback):
             cast(PrivateModule, module).estimate_gradient = MeanGradient(self.microbatch)
 
     def _check_sensitivity(self) -> None:
-        declared = self.access.piece(self.name).sensitivity
-        if declared < self.max_grad_norm:
+        declared, relation = self.access.piece(self.name).sensitivity, self.access.ledger.plan.relation
+        needed = self.max_grad_norm * replace_factor(relation, histogram=False)
+        if declared < needed:
             raise PrivacyError(
-                f"the plan declares sensitivity {declared} for '{self.name}', gradients are clipped to"
-                f" {self.max_grad_norm}."
+                f"the plan declares sensitivity {declared} for '{self.name}'; clipping to"
+                f" {self.max_grad_norm} under {relation} needs {needed}."
             )
 
 
@@ -237,6 +241,8 @@ def _check_only_private(module: PrivateModule) -> None:
     outside = [name for name, p in module.named_parameters() if id(p) not in inside and p.requires_grad]
     if outside:
         raise PrivacyError(f"parameters outside private_net() would be trained without noise: {outside[:5]}.")
+    for layer in module.modules():
+        check_layer(layer)
 
 
 def check_trainer(trainer: L.Trainer) -> None:
@@ -249,6 +255,10 @@ def check_trainer(trainer: L.Trainer) -> None:
         (
             trainer.gradient_clip_val is not None,
             f"gradient_clip_val={trainer.gradient_clip_val}: clipping is per row",
+        ),
+        (
+            trainer.max_epochs not in (1, -1),
+            f"max_epochs={trainer.max_epochs}: a step occurs once, expected 1",
         ),
         (
             trainer.accumulate_grad_batches != 1,

@@ -12,7 +12,7 @@ import torch
 from opacus.grad_sample import GradSampleHooks, register_grad_sampler
 from torch import Tensor, nn
 
-from dpforge.errors import ConfigError, did_you_mean
+from dpforge.errors import ConfigError, PrivacyError, did_you_mean
 from dpforge.nets.masked import MaskedLinear
 from dpforge.privacy.norms import RULES, Gradients, parameter_layers, rule_for
 
@@ -47,7 +47,8 @@ class Engine(Protocol):
 def clip_weights(squared_norms: Tensor, max_grad_norm: float) -> Tensor:
     """Return min(1, C / norm) per example, and 0 where the norm is not finite (the gradient is dropped)."""
     norms = squared_norms.sqrt()
-    weights = (max_grad_norm / norms.clamp(min=1e-30)).clamp(max=1.0)
+    # A little below C, so that float32 rounding of norm and product cannot end above it.
+    weights = (max_grad_norm * (1 - 4e-6) / norms.clamp(min=1e-30)).clamp(max=1.0)
     return torch.where(torch.isfinite(norms), weights, torch.zeros_like(weights))
 
 
@@ -105,6 +106,11 @@ class GhostEngine:
             if not calls:
                 continue
             a, g = calls[0]
+            if a.shape[0] != losses.shape[0] or g.shape[0] != losses.shape[0]:
+                raise PrivacyError(
+                    f"{type(layer).__name__} saw {a.shape[0]} rows in a batch of {losses.shape[0]}; its input"
+                    " must have the examples in the first dimension."
+                )
             several = _summed(layer, calls) if len(calls) > 1 else None
             squared += rule_for(layer).squared_norm(layer, a, g) if several is None else _norms(several)
             used.append((layer, a, g, several))

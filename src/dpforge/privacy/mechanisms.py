@@ -21,6 +21,7 @@ from dpforge.privacy.plan import Piece
 from dpforge.privacy.rng import KeyedRandom
 
 BLOCK = 64
+GRID_BITS = 10
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class PrivateAccess:
         self.ledger = ledger
         self.random = random
         self._observers = tuple(observers)
+        self._drawn: set[tuple[str, int]] = set()
 
     def piece(self, name: str) -> Piece:
         """Return a piece of the authorised plan."""
@@ -96,11 +98,15 @@ class PrivateAccess:
         piece = self.piece(name)
         self.reserve(name, step + 1, **details)
         scale = piece.sensitivity * piece.noise_multiplier
-        noise = np.zeros(value.size)
-        if scale > 0:
-            noise = scale * self.random.normal(f"{name}/noise", step, value.size).numpy().astype(np.float64)
+        self._draw_once(name, step)
+        if scale == 0:
+            self._observe(piece, step, value.reshape(-1), np.zeros(value.size), scale)
+            return value
+        noise = scale * self.random.normal_double(f"{name}/noise", step, value.size)
         self._observe(piece, step, value.reshape(-1), noise, scale)
-        return value + noise.reshape(value.shape)
+        # Rounding to a grid is post-processing; it leaves nothing of the value in the low bits of the sum.
+        grid = 2.0 ** math.floor(math.log2(scale) - GRID_BITS)
+        return np.rint((value + noise.reshape(value.shape)) / grid) * grid
 
     def histograms(
         self, name: str, counts: Sequence[np.ndarray], weights: Sequence[float], **details: object
@@ -117,6 +123,7 @@ class PrivateAccess:
         """
         piece = self.piece(name)
         self.reserve(name, 1, **details)
+        self._draw_once(name, 0)
         scale = piece.sensitivity * piece.noise_multiplier
         noisy, values, noises = [], [], []
         for column, (count, weight) in enumerate(zip(counts, weights, strict=True)):
@@ -147,6 +154,7 @@ class PrivateAccess:
         piece = self.piece(name)
         if step >= self.ledger.reserved(name):
             raise PrivacyError(f"step {step} of '{name}' has not been reserved; no noise was drawn.")
+        self._draw_once(name, step)
         scale = piece.sensitivity * piece.noise_multiplier
         noise = self.random.normal(f"{name}/noise", step, sum(part.numel() for part in parts)).mul_(scale)
         if self._observers:
@@ -169,6 +177,7 @@ class PrivateAccess:
         """
         piece = self.piece(name)
         self.reserve(name, step + 1)
+        self._draw_once(name, step)
         below = np.searchsorted(np.sort(np.clip(column, grid[0], grid[-1])), grid)
         utility = -np.abs(below - level * column.size)
         if not isinstance(piece.event, EpsilonDelta):
@@ -193,6 +202,7 @@ class PrivateAccess:
         """
         piece = self.piece(name)
         self.reserve(name, 1)
+        self._draw_once(name, 0)
         names, counts = np.unique(np.asarray(values, dtype=str), return_counts=True)
         noisy, threshold = counts.astype(float), 0.0
         if isinstance(piece.event, EpsilonDelta):
@@ -207,10 +217,17 @@ class PrivateAccess:
         """Release one histogram of sensitivity 1 with discrete Laplace noise (piece is pure epsilon)."""
         piece = self.piece(name)
         self.reserve(name, 1)
+        self._draw_once(name, 0)
         if not isinstance(piece.event, EpsilonDelta):
             return counts.astype(float)
         noise = discrete_laplace(self.random.uniform(f"{name}/noise", 0, counts.size), piece.event.epsilon)
         return counts + noise
+
+    def _draw_once(self, name: str, step: int) -> None:
+        """Refuse a second release under the noise of one step: their difference would have no noise."""
+        if (name, step) in self._drawn:
+            raise PrivacyError(f"the noise of step {step} of '{name}' was drawn already in this process.")
+        self._drawn.add((name, step))
 
     def _observe(self, piece: Piece, step: int, value: np.ndarray, noise: np.ndarray, scale: float) -> None:
         for observer in self._observers:
@@ -226,13 +243,18 @@ def rounded_gaussian(uniforms: np.ndarray, scale: float) -> np.ndarray:
     return np.rint(scale * special.ndtri(uniforms))
 
 
+def rounded_laplace(uniforms: np.ndarray, scale: float) -> np.ndarray:
+    """Laplace noise rounded to integers: on counts, the Laplace mechanism followed by rounding."""
+    return np.rint(laplace(uniforms, scale))
+
+
 def laplace(uniforms: np.ndarray, scale: float) -> np.ndarray:
     """Map uniforms in (0, 1) to the Laplace distribution of the given scale."""
     centred = uniforms - 0.5
     return -scale * np.sign(centred) * np.log1p(-2 * np.abs(centred))
 
 
-_COUNT_NOISE = {"rounded_gaussian": rounded_gaussian, "laplace": laplace}
+_COUNT_NOISE = {"rounded_gaussian": rounded_gaussian, "laplace": rounded_laplace}
 
 
 def discrete_laplace(uniforms: np.ndarray, epsilon: float) -> np.ndarray:

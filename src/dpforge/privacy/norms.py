@@ -68,7 +68,7 @@ class LinearRule(LayerRule):
         length = a.shape[1]
         if isinstance(layer, MaskedLinear) or length**2 > a.shape[2] * g.shape[2]:
             return super().squared_norm(layer, a, g)
-        total = (torch.bmm(a, a.mT) * torch.bmm(g, g.mT)).sum((1, 2))
+        total = _gram(a, g)
         return total + g.sum(1).square().sum(1) if layer.bias is not None else total
 
     def weighted_sum(self, layer: nn.Module, a: Tensor, g: Tensor, weights: Tensor) -> Gradients:
@@ -106,8 +106,8 @@ class EmbeddingRule(LayerRule):
 
     def squared_norm(self, layer: nn.Module, a: Tensor, g: Tensor) -> Tensor:
         index, g = self._tokens(layer, a, g)
-        same = (index.unsqueeze(1) == index.unsqueeze(2)).to(g.dtype)
-        return (same * torch.bmm(g, g.mT)).sum((1, 2))
+        same, g = index.unsqueeze(1) == index.unsqueeze(2), g.double()
+        return (same * torch.bmm(g, g.mT)).sum((1, 2)).clamp_min(0).float()
 
     def weighted_sum(self, layer: nn.Module, a: Tensor, g: Tensor, weights: Tensor) -> Gradients:
         index, g = self._tokens(layer, a, g)
@@ -164,7 +164,7 @@ class ConvRule(LayerRule):
         if columns.shape[3] ** 2 > columns.shape[2] * g.shape[2]:
             total = torch.einsum("bkot,bkit->bkoi", g, columns).flatten(1).square().sum(1)
         else:
-            total = ((columns.mT @ columns) * (g.mT @ g)).flatten(1).sum(1)
+            total = _gram(columns.mT, g.mT)
         return total + g.sum(3).flatten(1).square().sum(1) if layer.bias is not None else total
 
     def weighted_sum(self, layer: nn.Module, a: Tensor, g: Tensor, weights: Tensor) -> Gradients:
@@ -199,6 +199,12 @@ def _grouped(layer: nn.Module, g: Tensor) -> Tensor:
     return g.flatten(2).reshape(g.shape[0], cast(nn.Conv2d, layer).groups, -1, g.flatten(2).shape[2])
 
 
+def _gram(a: Tensor, g: Tensor) -> Tensor:
+    """Return the squared norm of ``sum_t g_t a_t^T`` per example; float64, for its terms cancel."""
+    a, g = a.double(), g.double()
+    return ((a @ a.mT) * (g @ g.mT)).flatten(1).sum(1).clamp_min(0).float()
+
+
 def _as_sequence(x: Tensor) -> Tensor:
     return x.reshape(x.shape[0], -1, x.shape[-1])
 
@@ -220,10 +226,7 @@ def rule_for(layer: nn.Module) -> LayerRule:
     Raises:
         PrivacyError: The layer mixes examples (batch norm) or has no rule.
     """
-    if _mixes_examples(layer):
-        raise PrivacyError(
-            f"{type(layer).__name__} mixes the examples of a batch; use GroupNorm or LayerNorm."
-        )
+    check_layer(layer)
     if type(layer) not in RULES:
         known = ", ".join(sorted(kind.__name__ for kind in RULES))
         raise PrivacyError(
@@ -242,9 +245,16 @@ def kept_entries(net: nn.Module) -> list[Tensor | None]:
     return [None if mask is None else mask.flatten().nonzero().squeeze(1) for mask in kept]
 
 
-def _mixes_examples(layer: nn.Module) -> bool:
+def check_layer(layer: nn.Module) -> None:
+    """Raise ``PrivacyError`` for a layer that mixes examples, rewrites its weights or draws at random."""
+    name = type(layer).__name__
     tracks = isinstance(layer, nn.modules.batchnorm._NormBase) and layer.track_running_stats
-    return tracks or isinstance(layer, nn.modules.batchnorm._BatchNorm)
+    if tracks or isinstance(layer, nn.modules.batchnorm._BatchNorm):
+        raise PrivacyError(f"{name} mixes the examples of a batch; use GroupNorm or LayerNorm.")
+    if isinstance(layer, nn.Embedding) and layer.max_norm is not None:
+        raise PrivacyError(f"{name}(max_norm=…) rewrites the rows it reads, without noise; leave it out.")
+    if isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0:
+        raise PrivacyError(f"{name} draws from a stream that a resumed run cannot replay; set its p to 0.")
 
 
 def parameter_layers(net: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -256,10 +266,10 @@ def parameter_layers(net: nn.Module) -> list[tuple[str, nn.Module]]:
     found, seen = [], set()
     for name, layer in net.named_modules():
         own = list(layer.parameters(recurse=False))
-        if own or _mixes_examples(layer):
-            rule_for(layer)
+        check_layer(layer)
         if not own:
             continue
+        rule_for(layer)
         if any(id(parameter) in seen for parameter in own):
             raise PrivacyError(f"layer '{name}' shares a parameter with another layer; untie them.")
         seen.update(id(parameter) for parameter in own)

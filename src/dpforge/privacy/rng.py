@@ -62,9 +62,15 @@ class KeyedRandom:
     def normal(self, purpose: str, step: int, size: int) -> torch.Tensor:
         """Return ``size`` independent standard normals, float32, on the CPU."""
         if self.kind == "secure":
-            return torch.from_numpy(_secure_normal(self._subkey(purpose, step), size))
+            return torch.from_numpy(_secure_normal(self._subkey(purpose, step), size).astype(np.float32))
         draws = _generator(self._subkey(purpose, step)).standard_normal(size, dtype=np.float32)
         return torch.from_numpy(draws)
+
+    def normal_double(self, purpose: str, step: int, size: int) -> np.ndarray:
+        """Return ``size`` independent standard normals, float64."""
+        if self.kind == "secure":
+            return _secure_normal(self._subkey(purpose, step), size)
+        return _generator(self._subkey(purpose, step)).standard_normal(size)
 
     def generator(self, purpose: str, step: int = 0) -> np.random.Generator:
         """Return a numpy generator for draws that protect nothing: jitter, samples of a finished model."""
@@ -108,4 +114,4 @@ def _secure_normal(subkey: bytes, size: int) -> np.ndarray:
     radius = np.sqrt(-2 * np.log(uniforms[0]))
     angle = 2 * math.pi * uniforms[1]
     total = (radius * np.cos(angle)).sum(axis=0) + (radius * np.sin(angle)).sum(axis=0)
-    return (total[:size] / 2).astype(np.float32)
+    return total[:size] / 2

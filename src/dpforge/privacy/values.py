@@ -31,6 +31,11 @@ def value_pieces(schema: Schema, relation: str) -> list[Piece]:
         ConfigError: A relation or unit for which these mechanisms are not calibrated.
     """
     pieces = [piece for column in schema.columns for piece in _column_pieces(column)]
+    if schema.rows.policy == "public" and relation != "zero_out":
+        raise ConfigError(
+            f"rows.policy=public states the number of records, which relation={relation} protects."
+            " Use privacy.relation=zero_out, or rows.policy=fixed or noisy."
+        )
     if schema.rows.policy == "noisy":
         event = EpsilonDelta(float(schema.rows.epsilon or 0))
         pieces.append(Piece("rows", "discrete_laplace", event, 1, 1.0, "one record is one row"))
@@ -86,6 +91,8 @@ def _protected(column: Column, values: pd.Series, access: PrivateAccess) -> Colu
             categories.public_values,
             categories.max_values,
         )
+        # The token of unlisted values is no category of its own.
+        kept = [value for value in kept if value != "unknown"]
         if not kept:
             kept = ["(none above the threshold)"]
         column = replace(column, categories=replace(categories, values=tuple(kept), provenance="public"))
