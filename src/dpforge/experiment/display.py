@@ -246,7 +246,7 @@ _FACTS = (
 def _scores_table(scores: Sequence[ScoreRow]) -> Table:
     table = Table(
         caption="normalised: 0 = floor (independent columns), 1 = ceiling (held-out real rows).\n"
-        "One-way floors are exact by construction: there 0 is perfect."
+        "Floors of one-way scores and coverage are exact: there 0 is perfect."
     )
     table.add_column("score", overflow="fold")
     for heading in ("value", "floor", "ceiling", "normalised"):
