@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dpforge.evaluation.accuracy import mostly_accuracy
+from dpforge.evaluation.attacks import AttackResult, distance_attack, domias, shadow_attack
 from dpforge.evaluation.classifier_test import classifier_two_sample
 from dpforge.evaluation.correlation import association, correlation_error
 from dpforge.evaluation.coverage import duplicate_share, value_coverage
@@ -20,13 +21,16 @@ from dpforge.evaluation.suite import TabularEvaluation
 from dpforge.evaluation.wasserstein import legacy_wasserstein, wasserstein_ratio
 
 __all__ = [
+    "AttackResult",
     "Headline",
     "Results",
     "TabularEvaluation",
     "association",
     "classifier_two_sample",
     "correlation_error",
+    "distance_attack",
     "distance_hints",
+    "domias",
     "duplicate_share",
     "headline",
     "legacy_propensity",
@@ -35,6 +39,7 @@ __all__ = [
     "mostly_accuracy",
     "propensity_ratio",
     "ranking_agreement",
+    "shadow_attack",
     "synthetic_ranking_agreement",
     "total_variation",
     "train_on_test_on",

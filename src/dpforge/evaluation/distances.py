@@ -62,8 +62,8 @@ def distance_hints(
     tables = [aligned(t, schema, r) for t, r in zip((real, holdout, synthetic), ROLES, strict=True)]
     rows = min(max_rows, *(len(table) for table in tables))
     drawn = [drawn_rows(table, rows, seed, stream=20 + i) for i, table in enumerate(tables)]
-    points = _embedded(drawn, schema)
-    whole = [_unit(p) for p in points]
+    points = embedded(drawn, schema)
+    whole = [unit_rows(p) for p in points]
     with threads_for(rows):
         to_real, to_holdout = _two_nearest(whole[0], whole[2]), _two_nearest(whole[1], whole[2])
         fresh = _two_nearest(whole[0], whole[1])[:, 0]
@@ -100,7 +100,7 @@ def column_groups(associations: np.ndarray, seed: int) -> list[np.ndarray]:
     return correlated + [rng.choice(columns, size, replace=False) for _ in range(GROUPS)]
 
 
-def _embedded(tables: list[pd.DataFrame], schema: Schema) -> list[np.ndarray]:
+def embedded(tables: list[pd.DataFrame], schema: Schema) -> list[np.ndarray]:
     blocks: list[list[np.ndarray]] = []
     for column in schema.columns:
         values = [series(table, column.name) for table in tables]
@@ -125,7 +125,7 @@ def _ranked(numbers: list[np.ndarray]) -> list[np.ndarray]:
     return found
 
 
-def _unit(points: np.ndarray) -> np.ndarray:
+def unit_rows(points: np.ndarray) -> np.ndarray:
     length = np.linalg.norm(points, axis=1, keepdims=True)
     return points / np.where(length > 0, length, 1.0)
 
@@ -145,6 +145,6 @@ def _small_ratio(distances: np.ndarray) -> float:
 
 def _group_share(points: list[np.ndarray], owner: np.ndarray, group: np.ndarray) -> float:
     kept = np.isin(owner, group)
-    real, holdout, synthetic = (_unit(p[:, kept]) for p in points)
+    real, holdout, synthetic = (unit_rows(p[:, kept]) for p in points)
     nearest = [_two_nearest(reference, synthetic)[:, 0] for reference in (real, holdout)]
     return closer_share(nearest[0], nearest[1])

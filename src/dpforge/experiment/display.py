@@ -252,8 +252,13 @@ def _scores_table(scores: Sequence[ScoreRow]) -> Table:
     for heading in ("value", "floor", "ceiling", "normalised"):
         table.add_column(heading, justify="right", no_wrap=True, min_width=len(heading))
     for name, *numbers in scores:
+        if numbers[-1] is not None and abs(numbers[-1]) > _MEANINGLESS:
+            numbers[-1] = None  # floor and ceiling nearly coincide
         table.add_row(Text(name), *("–" if n is None or math.isnan(n) else f"{n:.3f}" for n in numbers))
     return table
+
+
+_MEANINGLESS = 100
 
 
 def _number(value: Any) -> str:
