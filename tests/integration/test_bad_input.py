@@ -14,6 +14,7 @@ from whole_runs import certificate, ended, only_run, results, snapshot, start, t
 
 from dpforge.cli import data
 from dpforge.data.table import TableFormat
+from dpforge.errors import ConfigError
 from dpforge.experiment import pictures
 from dpforge.privacy import ledger as ledgers
 
@@ -391,3 +392,17 @@ def test_a_reservation_that_does_not_reach_the_disk_draws_no_noise(
     assert (only_run(place) / "ledger.jsonl").read_bytes().endswith(b"}\n")
     assert command(*FLOW).code == 0
     assert results(only_run(place)) == undisturbed
+
+
+def test_a_run_folder_with_a_foreign_target_is_refused_and_nothing_is_executed(place):
+    """An edited config.yaml must not make ``dpforge-evaluate`` call what it names."""
+    from dpforge.experiment import runner
+    from dpforge.experiment.rundir import RunDir
+
+    folder = RunDir(place / "run")
+    folder.create()
+    folder.write_text(folder.config, "model: {_target_: os.system, command: 'touch executed'}\n")
+    folder.set_status("done")
+    with pytest.raises(ConfigError, match=r"os\.system"):
+        runner.evaluate(folder.root)
+    assert not (place / "executed").exists()

@@ -101,6 +101,7 @@ def column_groups(associations: np.ndarray, seed: int) -> list[np.ndarray]:
 
 
 def embedded(tables: list[pd.DataFrame], schema: Schema) -> list[np.ndarray]:
+    """Return points ``(n, F)`` of each table: ranks over the first two tables, categories one-hot."""
     blocks: list[list[np.ndarray]] = []
     for column in schema.columns:
         values = [series(table, column.name) for table in tables]
@@ -126,6 +127,7 @@ def _ranked(numbers: list[np.ndarray]) -> list[np.ndarray]:
 
 
 def unit_rows(points: np.ndarray) -> np.ndarray:
+    """Scale each row of ``(n, F)`` to length 1; a row of zeros stays."""
     length = np.linalg.norm(points, axis=1, keepdims=True)
     return points / np.where(length > 0, length, 1.0)
 

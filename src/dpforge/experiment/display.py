@@ -210,7 +210,7 @@ def summary_table(facts: Mapping[str, Any], scores: Sequence[ScoreRow]) -> Rende
         parts.append(Text(warning, style="bold red"))
     parts.append(_facts_table(facts))
     if scores:
-        parts.append(_scores_table(scores))
+        parts.append(scores_table(scores))
     if facts.get("run_dir"):
         # Not wrapped by words: a path must survive copying.
         parts.append(Text(f"Run folder: {facts['run_dir']}", style="bold", overflow="fold"))
@@ -243,7 +243,8 @@ _FACTS = (
 )
 
 
-def _scores_table(scores: Sequence[ScoreRow]) -> Table:
+def scores_table(scores: Sequence[ScoreRow]) -> Table:
+    """Return every headline score with floor, ceiling and normalised value."""
     table = Table(
         caption="normalised: 0 = floor (independent columns), 1 = ceiling (held-out real rows).\n"
         "Floors of one-way scores and coverage are exact: there 0 is perfect."

@@ -16,8 +16,9 @@ from yaml import YAMLError
 
 from dpforge.config import build, check_release
 from dpforge.configuration.building import Experiment
+from dpforge.configuration.keys import node_mistakes
 from dpforge.data import Dataset
-from dpforge.errors import DPForgeError, PrivacyError, RunError
+from dpforge.errors import ConfigError, DPForgeError, PrivacyError, RunError
 from dpforge.evaluation import Results, headline
 from dpforge.experiment import pictures, stages
 from dpforge.experiment.attempt import locked, recorded
@@ -88,14 +89,18 @@ def evaluate(path: Path) -> RunOutcome:
     folder = RunDir(path)
     if folder.status()["state"] != "done":
         raise RunError(f"{path} is not a finished run. Start its command again first.")
-    config = _stored_config(folder)
+    config = stored_config(folder)
+    mistakes = [text for _, text in node_mistakes(config)]
+    if mistakes:  # for one, a _target_ that is none of ours
+        raise ConfigError([f"{folder.config}: {text}" for text in mistakes])
     slug, _, run_id = path.resolve().name.rpartition("-")
     with locked(folder), recorded(folder):
         _complete(folder, build(config), Identity(run_id, slug, path))
     return RunOutcome(path, skipped=False, ok=True)
 
 
-def _stored_config(folder: RunDir) -> DictConfig:
+def stored_config(folder: RunDir) -> DictConfig:
+    """Return the configuration that a run wrote; raises ``RunError`` if it is missing or damaged."""
     try:
         config = OmegaConf.load(folder.config)
     except (OSError, YAMLError, OmegaConfBaseException) as error:

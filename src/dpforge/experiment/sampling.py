@@ -22,7 +22,7 @@ from dpforge.data.opening import replacing
 from dpforge.errors import ConfigError, DPForgeError, Interrupted, RunError
 from dpforge.experiment.display import progress
 from dpforge.experiment.rundir import RunDir
-from dpforge.experiment.runner import _stored_config
+from dpforge.experiment.runner import stored_config
 from dpforge.experiment.stages import StopFlag
 from dpforge.generators.base import FittedTable
 from dpforge.privacy.rng import public_random
@@ -120,7 +120,7 @@ def _check_certified(folder: RunDir) -> None:
 
 def _components(folder: RunDir) -> dict[str, Any]:
     """The run's model and runtime. Its data set is left alone: the data may be elsewhere, or gone."""
-    config = _stored_config(folder)
+    config = stored_config(folder)
     mistakes = [text for key, text in node_mistakes(config) if key in _NEEDED]
     built: dict[str, Any] = {}
     if not mistakes:

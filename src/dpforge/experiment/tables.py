@@ -27,6 +27,7 @@ from dpforge.experiment.display import Display
 
 FRACTION, SPLIT_SEED = 0.2, 0  # as a run on a table of one's own splits by default
 VALIDITY = "validity/schema_violations"
+_VIOLATES = "the synthetic table violates its schema"
 _SPLIT = (
     "no holdout was given: 20 % of the real table were held out, the rows that a run on this table holds"
     " out by default. A generator that saw the whole table knows them, which flatters utility scores"
@@ -91,7 +92,9 @@ def evaluate_tables(files: TableFiles, display: Display, *, full: bool = False, 
 
         evaluation = _evaluation("full" if full else "tabular")
         results = evaluation.evaluate(train, holdout, synthetic, schema, seed=seed, progress=report)
-    notes = [*([] if files.holdout else [_SPLIT]), *_notes(found, rows - len(synthetic)), *results.notes]
+    # What is left of the violations after clipping is among those of the file.
+    others = [note for note in results.notes if not note.startswith(_VIOLATES)]
+    notes = [*([] if files.holdout else [_SPLIT]), *_notes(found, rows - len(synthetic)), *others]
     metrics = {**results.metrics, VALIDITY: float(sum(found.values()))}
     return replace(results, metrics=metrics, notes=notes)
 
@@ -165,7 +168,7 @@ def _as_given(files: TableFiles, schema: Schema) -> tuple[Counter[str], int]:
 
 def _notes(found: Mapping[str, int], left_out: int) -> list[str]:
     named = ", ".join(f"{count:,} {kind}" for kind, count in found.items() if count)
-    notes = [f"the synthetic table violates its schema: {named}; scored after clipping"] if named else []
+    notes = [f"{_VIOLATES}: {named}; scored after clipping"] if named else []
     if left_out:
         notes.append(f"{left_out:,} synthetic rows hold cells that the schema cannot take, and were left out")
     return notes
