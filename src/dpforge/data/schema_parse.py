@@ -150,8 +150,9 @@ def _last_tick(moment: str | None, resolution: str) -> str | None:
     """An inclusive bare date ends with the last tick of that day."""
     if moment is None or "T" in moment:
         return moment
-    day_end = dt.datetime.fromisoformat(moment) + dt.timedelta(days=1)
-    return (day_end - dt.timedelta(seconds=RESOLUTION_SECONDS[resolution])).isoformat()
+    # The difference first: the day after 9999-12-31 does not exist.
+    rest = dt.timedelta(days=1) - dt.timedelta(seconds=RESOLUTION_SECONDS[resolution])
+    return (dt.datetime.fromisoformat(moment) + rest).isoformat()
 
 
 def _categories(column: Section) -> Categories | None:
