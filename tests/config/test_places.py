@@ -62,6 +62,9 @@ def test_an_edit_after_the_stamp_stops_the_jobs_that_follow(own_tree, edited):
 
 
 def test_without_a_stamp_nothing_is_compared(own_tree, monkeypatch):
-    monkeypatch.delenv("DPFORGE_CONF_DIGEST")
+    stamp()
     (own_tree / "conf" / "model" / "independent.yaml").write_text("changed: 1\n")
+    with pytest.raises(ConfigError):
+        check_stamp()
+    monkeypatch.delenv("DPFORGE_CONF_DIGEST")
     check_stamp()

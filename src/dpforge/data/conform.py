@@ -242,8 +242,8 @@ def category_codes(uniques: Sequence[str], column: Column) -> np.ndarray:
     for spelling in (str.strip, _whole_number):
         if spelling is _whole_number and not any(value.lstrip("-").isdigit() for value in values):
             continue
-        todo = np.flatnonzero(codes < 0)
-        codes[todo] = index.get_indexer(pd.Index([spelling(cell) for cell in cells[todo]], dtype=object))
+        left = np.flatnonzero(codes < 0)
+        codes[left] = index.get_indexer(pd.Index([spelling(cell) for cell in cells[left]], dtype=object))
     blank = (codes < 0) & is_null_text(uniques, column)
     return np.where(blank, MISSING, np.where(codes < 0, UNSEEN, codes))
 

@@ -20,8 +20,7 @@ from dpforge.data.encode.cells import CellCodec, ColumnCells
 from dpforge.data.schema import Schema
 from dpforge.experiment.plots_style import PRIVATE_NOTE, REAL, SYNTHETIC, light_grid, picture, plain
 
-FOLD_AT = 20
-_FOLD_AT_SMALL = 8
+FOLD_AT, _FOLD_AT_SMALL = 20, 8
 _OVERVIEW_PANELS = 24
 _OVERVIEW_WIDTH = 4
 _SHARE_TICKS = (1.0, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.001, 0.0001)
