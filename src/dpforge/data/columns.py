@@ -10,6 +10,13 @@ OUTSIDE = ("clip", "null", "drop")
 DECODE_UNKNOWN = ("token", "resample", "null")
 RESOLUTION_SECONDS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
 UNKNOWN = "unknown"
+# How a column becomes sub-columns; ``auto`` follows its kind and range.
+CODECS = {
+    "categorical": ("auto", "categorical"),
+    "integer": ("auto", "discrete", "binned", "digit"),
+    "numeric": ("auto", "binned", "digit"),
+    "datetime": ("auto", "binned", "datetime_parts"),
+}
 
 
 @dataclass(frozen=True)
@@ -86,6 +93,7 @@ class Column:
         decode_unknown: How a generated ``unknown`` is written: ``token``, ``resample`` or ``null``.
         note: Free text.
         format: ``strptime`` format of the file's datetimes; empty for ISO 8601.
+        codec: Sub-columns of generators that use them: one of ``CODECS`` of the kind.
     """
 
     name: str
@@ -105,6 +113,7 @@ class Column:
     decode_unknown: str = "token"
     note: str = ""
     format: str = ""
+    codec: str = "auto"
 
     @property
     def has_unknown(self) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from dpforge.data.columns import (
+    CODECS,
     DECODE_UNKNOWN,
     KINDS,
     OUTSIDE,
@@ -55,6 +56,7 @@ COLUMN_KEYS = (
     "order",
     "note",
     "format",
+    "codec",
 )
 BOUNDS_KEYS = ("min", "max", "provenance", "note", "epsilon", "method", "outer", "granularity", "levels")
 CATEGORY_KEYS = ("values", "provenance", "note", "epsilon", "delta", "max_values", "public_values")
@@ -124,6 +126,7 @@ def _column(name: str, raw: Any, defaults: dict[str, Any], mistakes: list[str]) 
         decode_unknown=section.choice("decode_unknown", DECODE_UNKNOWN, "token"),
         note=section.text("note"),
         format=section.text("format"),
+        codec=section.choice("codec", CODECS[kind], "auto"),
     )
 
 
