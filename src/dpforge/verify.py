@@ -1,14 +1,10 @@
-"""Recompute a run's epsilon from its ledger alone: ``dpforge-verify RUN`` or ``python verify.py RUN``.
-
-It imports dp-accounting and the standard library only, so a stranger can copy it and check a certificate.
-"""
+"""``dpforge-verify RUN``: epsilon from the ledger, with dp-accounting and the standard library alone."""
 
 from __future__ import annotations
 
 import argparse
 import hashlib
 import json
-import logging
 import math
 import sys
 from pathlib import Path
@@ -19,7 +15,10 @@ from dp_accounting.pld import privacy_loss_distribution as pld
 
 GRID: Any = {"value_discretization_interval": 1e-4}
 TOLERANCE = 1e-6
-KINDS = {"reserve", "commit", "taint", "close"}
+KINDS = {"reserve", "spend", "commit", "taint", "close"}
+RHO: Any = {"gaussian": lambda e: 0.5 / e["noise_multiplier"] ** 2, "zcdp": lambda e: e["rho"]}
+RHO["epsilon_delta"] = lambda e: e["epsilon"] ** 2 / 2  # costs in zCDP, and the orders of RDP for their sum
+ORDERS = (*(1 + x / 10 for x in range(1, 100)), *range(12, 64), 96, 128, 256, 512, 1024)
 
 
 class Wrong(Exception):
@@ -34,10 +33,8 @@ def read_ledger(path: Path) -> tuple[list[dict[str, Any]], str]:
             record = json.loads(line)
         except json.JSONDecodeError as error:
             raise Wrong(f"line {number}: not JSON ({error.msg})") from error
-        if not isinstance(record, dict) or record.get("previous") != last:
+        if not isinstance(record, dict) or (record.get("previous"), record.get("seq")) != (last, number - 1):
             raise Wrong(f"line {number}: does not continue the line before (altered, removed or inserted)")
-        if record.get("seq") != number - 1:
-            raise Wrong(f"line {number}: sequence number {record.get('seq')}")
         records.append(record)
         last = hashlib.sha256(line.encode()).hexdigest()
     if records and records[0].get("kind") == "header":
@@ -51,20 +48,23 @@ def check_reservations(records: list[dict[str, Any]]) -> list[tuple[dict[str, An
     kinds = {record["kind"] for record in records[1:]}
     if len(pieces) < len(records[0]["plan"]["pieces"]) or "close" not in kinds or kinds - KINDS:
         raise Wrong(f"ledger: repeated pieces, no close, or records other than {sorted(KINDS)}")
-    used = dict.fromkeys(pieces, 0)
-    keys = set()
-    for number, record in enumerate(records, start=1):
-        if record["kind"] != "reserve":
+    used, spent, keys = dict.fromkeys(pieces, 0), dict.fromkeys(pieces, 0.0), set()
+    costly = [(n, r) for n, r in enumerate(records, start=1) if r["kind"] in ("reserve", "spend")]
+    for number, record in costly:
+        keys.add(record["key_id"])
+        if (piece := pieces.get(name := record["piece"])) is None:
+            raise Wrong(f"line {number}: '{name}' is not in the plan")
+        if record["kind"] == "spend":  # uses inside a zCDP reservation, which covers their sum
+            spent[name] += record["rho"]
+            if record["rho"] <= 0 or spent[name] > piece["event"]["rho"] * used[name]:
+                raise Wrong(f"line {number}: '{name}' spends more than was reserved")
             continue
-        if (piece := pieces.get(record["piece"])) is None:
-            raise Wrong(f"line {number}: '{record['piece']}' is not in the plan")
         for field in ("event", "sensitivity", "mechanism"):
             if record[field] != piece[field]:
                 raise Wrong(f"line {number}: {field} differs from the plan")
-        if record["first"] != used[record["piece"]] or record["count"] < 1:
-            raise Wrong(f"line {number}: uses {record['first']}… do not follow use {used[record['piece']]}")
-        used[record["piece"]] += record["count"]
-        keys.add(record["key_id"])
+        if record["first"] != used[name] or record["count"] < 1:
+            raise Wrong(f"line {number}: uses {record['first']}… do not follow use {used[name]}")
+        used[name] += record["count"]
     for name, piece in pieces.items():
         if used[name] != piece["count"]:
             raise Wrong(f"'{name}' was reserved {used[name]} times, the plan says {piece['count']}")
@@ -76,15 +76,14 @@ def check_reservations(records: list[dict[str, Any]]) -> list[tuple[dict[str, An
 def event_pld(event: dict[str, Any], uses: int) -> Any:
     """Return the privacy loss distribution of ``uses`` times ``event``; ``None`` if it is not private."""
     kind, inner = event["type"], event.get("event", event)
-    if kind == "non_private" or inner.get("noise_multiplier", 1) == 0:
+    if kind == "non_private" or (noise := inner.get("noise_multiplier", 1)) == 0:
         return None
     if kind == "gaussian":
-        return pld.from_gaussian_mechanism(event["noise_multiplier"] / math.sqrt(uses), **GRID)
+        return pld.from_gaussian_mechanism(noise / math.sqrt(uses), **GRID)
     if kind == "poisson_sampled" and inner["type"] == "gaussian":
-        rate = float(event["sampling_rate"])
-        one = pld.from_gaussian_mechanism(inner["noise_multiplier"], sampling_prob=rate, **GRID)
+        one = pld.from_gaussian_mechanism(noise, sampling_prob=float(event["sampling_rate"]), **GRID)
     elif kind == "laplace":
-        one = pld.from_laplace_mechanism(event["noise_multiplier"], **GRID)
+        one = pld.from_laplace_mechanism(noise, **GRID)
     elif kind == "epsilon_delta":
         brick = common.DifferentialPrivacyParameters(event["epsilon"], event["delta"])
         one = pld.from_privacy_parameters(brick, **GRID)
@@ -95,12 +94,16 @@ def event_pld(event: dict[str, Any], uses: int) -> Any:
 
 def recompute(records: list[dict[str, Any]]) -> float:
     """Return the epsilon of everything reserved, at the header's delta; ``inf`` if something had no noise."""
-    total = pld.identity(**GRID)
-    for event, uses in check_reservations(records):
+    total, delta, used = pld.identity(**GRID), records[0]["plan"]["delta"], check_reservations(records)
+    if any(event["type"] == "zcdp" for event, _ in used):  # which PLD cannot certify
+        rho = sum(uses * RHO[event["type"]](event) for event, uses in used)
+        delta -= sum(uses * event.get("delta", 0) for event, uses in used)
+        return min(rho * a + math.log1p(-1 / a) - math.log(delta * a) / (a - 1) for a in ORDERS)
+    for event, uses in used:
         if (one := event_pld(event, uses)) is None:
             return math.inf
         total = total.compose(one)
-    return float(total.get_epsilon_for_delta(records[0]["plan"]["delta"]))
+    return float(total.get_epsilon_for_delta(delta))
 
 
 def compare(run: Path) -> str:
@@ -109,10 +112,8 @@ def compare(run: Path) -> str:
     certificate = json.loads((run / "certificate.json").read_text(encoding="utf-8"))
     plan, rng, epsilon = records[0]["plan"], records[0]["rng"], recompute(records)
     status = "NOT DP" if math.isinf(epsilon) else "RESEARCH NOISE" if rng == "seeded" else "DP"
-    sinks: dict[str, list[str]] = {}
-    for record in records:
-        if record["kind"] == "taint" and record["name"] not in sinks.setdefault(record["sink"], []):
-            sinks[record["sink"]].append(record["name"])
+    taints = [(record["sink"], record["name"]) for record in records if record["kind"] == "taint"]
+    sinks = {sink: list(dict.fromkeys(name for to, name in taints if to == sink)) for sink, _ in taints}
     expected = {name: plan[name] for name in ("delta", "relation", "unit", "target_epsilon", "pieces")}
     expected |= {"rng": rng, "status": status, "tainted_sinks": sinks, "ledger_hash": last}
     for field, value in expected.items():
@@ -133,14 +134,13 @@ def compare(run: Path) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """Command line: one line a run; exit code 1 if any run does not verify."""
-    logging.getLogger("absl").setLevel(logging.ERROR)
     parser = argparse.ArgumentParser("dpforge-verify", description="Recompute epsilon from a ledger.")
     parser.add_argument("run", nargs="+", type=Path, help="run folder with ledger.jsonl and certificate.json")
     failed = False
     for run in parser.parse_args(arguments).run:
         try:
             print(compare(run))
-        except (Wrong, OSError, ValueError, KeyError, TypeError) as error:
+        except (Wrong, OSError, ValueError, LookupError, TypeError, ArithmeticError) as error:
             failed = True
             print(f"{run.name}: WRONG, {type(error).__name__}: {error}", file=sys.stderr)
     sys.exit(1 if failed else 0)

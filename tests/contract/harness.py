@@ -24,7 +24,17 @@ from dpforge.privacy.rng import KeyedRandom
 from dpforge.privacy.spec import PrivacySpec
 
 KEY = bytes(range(32))
-SMALL = {"steps": 6, "hidden": (8, 8), "expected_batch_size": None, "sampling_rate": 0.3, "ema": 0.5}
+SMALL = {
+    "steps": 6,
+    "hidden": (8, 8),
+    "expected_batch_size": None,
+    "sampling_rate": 0.3,
+    "ema": 0.5,
+    "max_rounds": 2,
+    "iterations": 20,
+    "round_iterations": 5,
+    "compress_sigmas": 0.0,
+}
 
 
 def public(**extra: Any) -> dict[str, Any]:
@@ -117,6 +127,14 @@ class Replay(PrivateAccess):
         super().histograms(*arguments, **details)
         return self._outputs.pop(0)
 
+    def choose(self, *arguments: Any, **details: Any) -> int:
+        super().choose(*arguments, **details)
+        return self._outputs.pop(0)
+
+    def measure(self, *arguments: Any, **details: Any) -> Any:
+        super().measure(*arguments, **details)
+        return self._outputs.pop(0)
+
     def gaussian_sum(self, name: str, step: int, parts: Any) -> Any:
         super().gaussian_sum(name, step, parts)
         return [output.clone() for output in self._outputs.pop(0)]
@@ -137,6 +155,14 @@ class Record(PrivateAccess):
         self.outputs.append(super().histograms(*arguments, **details))
         return self.outputs[-1]
 
+    def choose(self, *arguments: Any, **details: Any) -> int:
+        self.outputs.append(super().choose(*arguments, **details))
+        return self.outputs[-1]
+
+    def measure(self, *arguments: Any, **details: Any) -> Any:
+        self.outputs.append(super().measure(*arguments, **details))
+        return self.outputs[-1]
+
     def gaussian_sum(self, name: str, step: int, parts: Any) -> Any:
         noisy = super().gaussian_sum(name, step, parts)
         self.outputs.append([part.clone() for part in noisy])
@@ -152,6 +178,15 @@ class Trace:
     releases: list[Observation] = field(default_factory=list)
     outputs: list[Any] = field(default_factory=list)
     fitted: Any = None
+
+    @property
+    def chooses(self) -> bool:
+        """Whether released values decide what is measured next."""
+        return any(piece.mechanism in ("exponential", "adaptive") for piece in self.plan.pieces)
+
+    def spends(self, name: str) -> list[dict[str, Any]]:
+        """The uses inside an adaptive piece, as the ledger states them."""
+        return [r for r in self.ledger._records if r["kind"] == "spend" and r["piece"] == name]
 
 
 def fit(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from dpforge.errors import ConfigError, PrivacyError
+from dpforge.errors import BudgetExceeded, ConfigError, PrivacyError
 from dpforge.privacy.events import EpsilonDelta, Gaussian
 from dpforge.privacy.plan import Piece, Plan, Release, Training, make_plan, plan_from_json
 from dpforge.privacy.spec import PrivacySpec
@@ -90,3 +92,32 @@ def test_all_mistakes_of_a_spec_are_reported_at_once():
 def test_a_split_must_name_the_pieces_of_the_model():
     with pytest.raises(ConfigError, match="expected the pieces"):
         PrivacySpec(split={"marginal": 1.0}).shares(SHARES)
+
+
+LONG = Training(0.01, 400, "flat clip", 1.0)
+
+
+def limited(limit, sigma=1.0):
+    spec = PrivacySpec(target_epsilon=None, noise_multiplier=sigma, max_epsilon=limit)
+    return make_plan(spec, releases=[RELEASE], training=LONG)
+
+
+def test_max_epsilon_authorises_the_most_steps_that_stay_below_it():
+    full, plan = limited(100.0), limited(1.0)
+    steps = plan.piece("train").count
+    assert full.piece("train").count == 400
+    assert 1 <= steps < 400
+    assert plan.epsilon() <= 1.0
+    one_more = [replace(p, count=steps + 1) if p.name == "train" else p for p in plan.pieces]
+    assert replace(plan, pieces=tuple(one_more)).epsilon() > 1.0
+
+
+@pytest.mark.parametrize("limit", [0.0, 1e-3])
+def test_a_budget_below_the_first_step_is_refused_before_training(limit):
+    with pytest.raises(BudgetExceeded, match="nothing is trained"):
+        limited(limit)
+
+
+def test_max_epsilon_beside_a_target_is_refused():
+    with pytest.raises(ConfigError, match="no meaning with target_epsilon"):
+        PrivacySpec(target_epsilon=1.0, max_epsilon=2.0)

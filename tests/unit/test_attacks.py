@@ -285,7 +285,7 @@ def test_results_carry_the_documented_keys_and_repeat_with_their_seed():
     first = domias(*tables, SCHEMA, seed=3)
     metrics = first.metrics(1e-6)
     ends = ("", "_low", "_high")
-    expected = {f"{k}{end}" for k in ("auc", "tpr_at_fpr_1pct", "tpr_at_fpr_0_1pct") for end in ends}
+    expected = {f"{k}{end}" for k in ("auc", "tpr_at_fpr_1pct", "tpr_at_fpr_0.1pct") for end in ends}
     expected |= {"epsilon_lower_bound", "epsilon_ceiling", "members", "non_members"}
     assert set(metrics) == {f"attack/domias_{key}" for key in expected}
     assert metrics == domias(*tables, SCHEMA, seed=3).metrics(1e-6)

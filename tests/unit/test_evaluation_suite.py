@@ -291,7 +291,7 @@ def test_all_mistakes_of_the_options_are_reported_at_once():
 
 def test_metrics_can_be_chosen_one_by_one():
     train, fresh, synthetic = table(60, 1), table(60, 2), table(60, 3)
-    for name in METRICS:
+    for name in set(METRICS) - {"log_likelihood"}:
         found = TabularEvaluation(metrics=[name], c2st_rows=30, learners=["lr"]).evaluate(
             train, fresh, synthetic, schema_for(), seed=0
         )

@@ -74,6 +74,31 @@ def repair(frame: pd.DataFrame, schema: Schema) -> pd.DataFrame:
     return repaired
 
 
+def derived_columns(schema: Schema) -> dict[str, str]:
+    """Which columns follow from others by a dependency: dependent column -> the column it is computed from.
+
+    A model need not learn them. A column whose determinant or itself may be missing is left out.
+    """
+    found: dict[str, str] = {}
+    for text in schema.constraints:
+        match = _POSITION.fullmatch(text)
+        if match is None or match[1] == schema.target or match[1] in found or match[2] in found:
+            continue
+        dependent, determinant = schema.column(match[1]), schema.column(match[2])
+        if not (dependent.nullable or determinant.nullable or determinant.has_unknown):
+            found[match[1]] = match[2]
+    return found
+
+
+def add_derived(frame: pd.DataFrame, schema: Schema) -> pd.DataFrame:
+    """Return a typed table of all columns from one without the derived columns."""
+    complete = frame.copy()
+    for dependent, determinant in derived_columns(schema).items():
+        position = _positions(frame, schema.column(determinant))
+        complete[dependent] = pd.array(position.astype(np.int64), dtype="Int64")
+    return complete[list(schema.names)]
+
+
 def _satisfied_one(frame: pd.DataFrame, schema: Schema, text: str) -> np.ndarray:
     match = _POSITION.fullmatch(text)
     if match:

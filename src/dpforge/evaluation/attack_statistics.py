@@ -20,7 +20,7 @@ from scipy.stats import beta, rankdata
 from dpforge.errors import ConfigError, DataError
 
 CONFIDENCE = 0.95
-RATES = {"1pct": 0.01, "0_1pct": 0.001}
+RATES = {"1pct": 0.01, "0.1pct": 0.001}
 
 
 class Interval(NamedTuple):
@@ -96,7 +96,7 @@ class AttackResult:
         return epsilon_ceiling(len(self.testing.members), len(self.testing.non_members), delta)
 
     def metrics(self, delta: float = 0.0) -> dict[str, float]:
-        """``attack/{name}_{auc,tpr_at_fpr_1pct,tpr_at_fpr_0_1pct}`` with ``…_low`` and ``…_high``,
+        """``attack/{name}_{auc,tpr_at_fpr_1pct,tpr_at_fpr_0.1pct}`` with ``…_low`` and ``…_high``,
         ``…_epsilon_lower_bound``, ``…_epsilon_ceiling``, and the ``…_members`` and ``…_non_members`` scored.
         """
         intervals = {"auc": self.auc}
@@ -110,17 +110,23 @@ class AttackResult:
         found["non_members"] = float(len(self.scores.non_members))
         return {f"attack/{self.name}_{name}": value for name, value in found.items()}
 
-    def sentence(self, epsilon: float, delta: float) -> str:
-        """Whether the attack refutes a guarantee of (``epsilon``, ``delta``), in words for a report."""
+    def sentence(self, epsilon: float | None, delta: float) -> str:
+        """Whether the attack refutes a guarantee of (``epsilon``, ``delta``), in words for a report.
+
+        Without a guarantee (None, or infinite: a run that is NOT DP) the bound stands alone.
+
+        Raises:
+            ConfigError: ``epsilon`` is negative or ``delta`` is not in [0, 1).
+        """
+        bound, limit = self.epsilon_lower_bound(delta), self._limit(delta)
+        if epsilon is None or math.isinf(epsilon):
+            why = "no guarantee is known" if epsilon is None else "the run is NOT DP"
+            return (
+                f"lower bound {bound:.2f} on ε at δ={delta:.4g} by the {self.name} attack ({limit}); {why},"
+                " so there is nothing to violate"
+            )
         if not epsilon >= 0.0:
             raise ConfigError(f"epsilon={epsilon}: expected a number >= 0; give the ε of the certificate.")
-        bound = self.epsilon_lower_bound(delta)
-        limit = (
-            f"{len(self.testing.members)} members and {len(self.testing.non_members)} non-members "
-            f"can show at most {self.epsilon_ceiling(delta):.2f}"
-        )
-        if self.one_release:
-            limit += ", rows of one release counted as independent trials"
         if bound > epsilon:
             return (
                 f"VIOLATION: lower bound {bound:.2f} of the {self.name} attack exceeds the guarantee "
@@ -130,6 +136,13 @@ class AttackResult:
             f"no violation found by the {self.name} attack: lower bound {bound:.2f}, guarantee "
             f"ε={epsilon:.4g} at δ={delta:.4g} ({limit}); this is no proof of privacy"
         )
+
+    def _limit(self, delta: float) -> str:
+        text = (
+            f"{len(self.testing.members)} members and {len(self.testing.non_members)} non-members "
+            f"can show at most {self.epsilon_ceiling(delta):.2f}"
+        )
+        return text + ", rows of one release counted as independent trials" if self.one_release else text
 
 
 def clopper_pearson(successes: np.ndarray | float, trials: int) -> tuple[np.ndarray, np.ndarray]:

@@ -162,7 +162,10 @@ def _kernel_log_density(reference: np.ndarray, queries: np.ndarray) -> np.ndarra
     n, d = reference.shape
     narrow = -0.5 * n ** (2.0 / (d + 4))
     parts = np.array_split(queries, -(-len(queries) * n // CELLS))
-    return np.concatenate([logsumexp(narrow * cdist(p, reference, "sqeuclidean"), axis=1) for p in parts])
+    found: list[np.ndarray] = []
+    for part in parts:
+        found.append(np.asarray(logsumexp(narrow * cdist(part, reference, "sqeuclidean"), axis=1)))
+    return np.concatenate(found)
 
 
 def _neighbour_log_density(reference: np.ndarray, queries: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -14,9 +15,17 @@ from dpforge.data.schema import Schema
 from dpforge.data.table import violations
 from dpforge.evaluation import accuracy, classifier_test, correlation, downstream, marginals
 from dpforge.evaluation.frames import drawn_rows
+from dpforge.evaluation.likelihood import Likelihood
 from dpforge.evaluation.results import normalised
 
 VALIDITY_VERSION = "violations-1"
+
+
+class Guarantee(NamedTuple):
+    """What the maker of a table claims: (ε, δ)-differential privacy; ε is infinite where nothing is."""
+
+    epsilon: float
+    delta: float
 
 
 @dataclass(frozen=True)
@@ -30,6 +39,8 @@ class Tables:
         test: Holdout rows without repetition; None if there is no holdout.
         synthetic_as_given: The synthetic table before columns and rows were chosen, for validity.
         codec: Cells of the public schema.
+        model: The model behind the synthetic table if it can score rows.
+        guarantee: The claim that attacks are compared with.
     """
 
     schema: Schema
@@ -39,6 +50,8 @@ class Tables:
     synthetic_as_given: pd.DataFrame
     seed: int
     codec: CellCodec
+    model: Likelihood | None = None
+    guarantee: Guarantee | None = None
 
     @cached_property
     def cells(self) -> dict[str, np.ndarray]:

@@ -10,7 +10,7 @@ from scipy import sparse
 
 from dpforge.data.schema import Column, Schema
 from dpforge.errors import ConfigError
-from dpforge.evaluation.accuracy import as_numbers
+from dpforge.evaluation.accuracy import as_numbers, positions
 from dpforge.evaluation.frames import series
 
 
@@ -31,7 +31,7 @@ def levels(column: Column) -> tuple[str, ...]:
 def level_codes(values: pd.Series, column: Column) -> np.ndarray:
     """Position of each value in :func:`levels`, shape ``(n,)``; one past the last if missing or unlisted."""
     names = levels(column)
-    codes = pd.Index(names, dtype="str").get_indexer(pd.Index(values.astype("str")))
+    codes = positions(values, names)
     return np.where((codes < 0) | values.isna().to_numpy(), len(names), codes)
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pandas as pd
 
 from dpforge.data.schema import Schema
-from dpforge.evaluation import coverage, distances, propensity, ranking, wasserstein
+from dpforge.evaluation import coverage, distances, likelihood, propensity, ranking, wasserstein
 from dpforge.evaluation.comparisons import Outcome, Tables
 from dpforge.evaluation.frames import aligned
 
@@ -103,6 +104,33 @@ def hints(tables: Tables, max_rows: int) -> Outcome:
     rows = {"distances": int(found.pop("distance_rows"))}
     alone = {f"hint/{key}": value for key, value in found.items()}
     return Outcome(distances.VERSION, alone=alone, notes=(HINT_NOTE,), rows=rows)
+
+
+def log_likelihood(tables: Tables) -> Outcome:
+    """``fidelity/log_likelihood`` and ``…_bits_per_dim`` of the holdout; the floor is independent columns."""
+    model, test = tables.model, tables.test
+    assert model is not None
+    assert test is not None
+    columns = len(tables.schema.names)
+    values = model.log_prob(test)
+    alone = _likelihoods("", values, columns)
+    marginal = likelihood.baseline(model, test)
+    if marginal is not None:
+        alone |= _likelihoods("floor/", marginal, columns)
+    notes = [f"fidelity/log_likelihood compares only models of one codec: {likelihood.codec_name(model)}"]
+    impossible = int((~np.isfinite(values)).sum())
+    if impossible:
+        rest = values[np.isfinite(values)].mean() if impossible < len(values) else float("nan")
+        notes.append(
+            f"{impossible:,} of {len(values):,} holdout rows have probability 0 under the model, so the mean"
+            f" is −∞; the mean of the others is {rest:.3f} nats"
+        )
+    return Outcome(likelihood.VERSION, alone=alone, notes=tuple(notes), rows={"log_likelihood": len(values)})
+
+
+def _likelihoods(role: str, values: np.ndarray, columns: int) -> dict[str, float]:
+    found = likelihood.log_likelihood(values, columns)
+    return {f"{role}fidelity/{key}": value for key, value in found.items()}
 
 
 def legacy_sra(tables: Tables) -> Outcome:

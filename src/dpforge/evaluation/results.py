@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import pandas as pd
 
 NEGLIGIBLE_RANGE = 1e-6
+HEADLINES = ("fidelity", "utility", "validity")
 
 
 class Headline(NamedTuple):
@@ -71,6 +72,11 @@ class Results:
         return entry
 
 
+def attack_notes(results: Results) -> list[str]:
+    """What the membership attacks found, a sentence each; empty if none ran."""
+    return [note for note in results.notes if note.startswith("attack/")]
+
+
 def normalised(score: float, floor: float, ceiling: float) -> float:
     """Position of ``score`` between ``floor`` (0) and ``ceiling`` (1), not clipped.
 
@@ -80,9 +86,9 @@ def normalised(score: float, floor: float, ceiling: float) -> float:
     return (score - floor) / span if abs(span) >= NEGLIGIBLE_RANGE else float("nan")
 
 
-def headline(results: Results) -> list[Headline]:
-    """A row per ``fidelity/…``, ``utility/…`` and ``validity/…`` key in the order they were computed."""
-    names = [key for key in results.metrics if key.split("/")[0] in ("fidelity", "utility", "validity")]
+def headline(results: Results, kinds: Collection[str] = HEADLINES) -> list[Headline]:
+    """A row per key of ``kinds`` (the first part of its name) in the order they were computed."""
+    names = [key for key in results.metrics if key.split("/")[0] in kinds]
     return [Headline(name, results.metrics[name], *_context(results.metrics, name)) for name in names]
 
 

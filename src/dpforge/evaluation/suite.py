@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import pandas as pd
@@ -11,12 +11,13 @@ import pandas as pd
 from dpforge.data.encode.cells import CellCodec
 from dpforge.data.schema import Schema
 from dpforge.errors import ConfigError, did_you_mean
-from dpforge.evaluation import comparisons, measurements
+from dpforge.evaluation import attack_measures, comparisons, measurements
 from dpforge.evaluation.collecting import collected
-from dpforge.evaluation.comparisons import Measure, Outcome, Tables
+from dpforge.evaluation.comparisons import Guarantee, Measure, Outcome, Tables
 from dpforge.evaluation.downstream import DEFAULT_LEARNERS, LEARNERS
 from dpforge.evaluation.frames import aligned, drawn_rows, permuted_columns, resized
 from dpforge.evaluation.legacy import number_columns
+from dpforge.evaluation.likelihood import Likelihood
 from dpforge.evaluation.results import Results
 
 DEFAULT_METRICS = (
@@ -28,9 +29,11 @@ DEFAULT_METRICS = (
     "coverage",
     "c2st",
     "tstr",
+    "log_likelihood",
     "validity",
 )
-METRICS = (*DEFAULT_METRICS, "wasserstein", "pmse", "sra", "distances", "legacy")
+METRICS = (*DEFAULT_METRICS, "wasserstein", "pmse", "sra", "distances", "attacks", "legacy")
+NEEDS_HOLDOUT = ("tstr", "sra", "distances", "attacks", "log_likelihood")
 COUNTS = (
     "max_rows",
     "learner_rows",
@@ -41,6 +44,7 @@ COUNTS = (
     "wasserstein_rows",
     "pmse_rows",
     "distance_rows",
+    "attack_rows",
 )
 Progress = Callable[[str, int, int], None]
 
@@ -61,6 +65,7 @@ class TabularEvaluation:
         wasserstein_rows: Rows of each table in the Wasserstein ratios, which grow with it.
         pmse_rows: Largest number of rows of each table in the propensity scores.
         distance_rows: Largest number of rows of each table in the distance hints.
+        attack_rows: Largest number of members and of non-members that the membership attacks score.
         triples: Largest number of column pairs or triples before a seeded sample is taken.
         repeats: Evaluations with other permutations, draws and folds; the mean and the standard deviation
             are reported.
@@ -77,6 +82,7 @@ class TabularEvaluation:
     wasserstein_rows: int = 1_000
     pmse_rows: int = 10_000
     distance_rows: int = 10_000
+    attack_rows: int = 5_000
     triples: int = 10_000
     repeats: int = 1
     seed: int = 0
@@ -99,6 +105,8 @@ class TabularEvaluation:
         *,
         seed: int | None = None,
         progress: Progress | None = None,
+        model: object | None = None,
+        guarantee: Guarantee | None = None,
     ) -> Results:
         """Score ``synthetic`` against ``train`` and ``holdout``, all typed tables.
 
@@ -109,6 +117,9 @@ class TabularEvaluation:
         Args:
             seed: Of permutations, draws, folds and learners; None for ``self.seed``.
             progress: Called with (metric, finished, total).
+            model: What made ``synthetic``; log-likelihood is left out unless it is a
+                :class:`~dpforge.evaluation.likelihood.Likelihood`.
+            guarantee: What the maker claims, for the sentence of the membership attacks.
 
         Raises:
             DataError: An empty table or a missing column.
@@ -116,7 +127,11 @@ class TabularEvaluation:
         """
         start = self.seed if seed is None else seed
         seeds = [start + repeat for repeat in range(self.repeats)]
-        all_tables = [self._tables(train, holdout, synthetic, schema, s) for s in seeds]
+        scorer = model if isinstance(model, Likelihood) else None
+        all_tables = [
+            replace(self._tables(train, holdout, synthetic, schema, s), model=scorer, guarantee=guarantee)
+            for s in seeds
+        ]
         measures, skipped = self._measures(all_tables[0])
         report = progress or _silent
         runs: list[list[Outcome]] = []
@@ -150,6 +165,8 @@ class TabularEvaluation:
         notes: list[str] = []
         for name in self.metrics or DEFAULT_METRICS:
             reason = _not_applicable(name, tables)
+            if name == "log_likelihood" and tables.model is None and self.metrics is None:
+                continue  # most generators have none; nobody asked
             if reason:
                 notes.append(f"{name} left out: {reason}")
                 continue
@@ -168,6 +185,8 @@ class TabularEvaluation:
             "coverage": [measurements.covered, measurements.duplicates],
             "c2st": [partial(comparisons.two_sample, max_rows=self.c2st_rows)],
             "validity": [comparisons.validity],
+            "log_likelihood": [measurements.log_likelihood],
+            "attacks": [partial(attack_measures.attacks, max_rows=self.attack_rows)],
             "wasserstein": [partial(measurements.wasserstein_ratios, max_rows=self.wasserstein_rows)],
             "pmse": [partial(measurements.pmse, max_rows=self.pmse_rows)],
             "sra": [partial(measurements.sra, max_rows=self.sra_rows)],
@@ -200,7 +219,9 @@ def _not_applicable(name: str, tables: Tables) -> str:
         return "it needs 2 number columns"
     if name in ("tstr", "sra") and tables.schema.target is None:
         return "the schema names no target"
-    if name in ("tstr", "sra", "distances") and tables.test is None:
+    if name == "log_likelihood" and tables.model is None:
+        return "the model that made the table has none, or is not at hand"
+    if name in NEEDS_HOLDOUT and tables.test is None:
         return "there is no holdout to test on"
     return ""
 

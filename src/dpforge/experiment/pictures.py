@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any, cast
+from pathlib import Path
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
@@ -24,12 +25,17 @@ LATENT_ROWS = 2000
 CURVE_POINTS = 12
 
 
+class LatentRows(NamedTuple):
+    """Latents of real rows, shape ``(n, d)``, and the name of each dimension; private."""
+
+    values: np.ndarray
+    names: list[str]
+
+
 def draw(work: Work, data: Dataset, fitted: FittedTable, synthetic: pd.DataFrame, results: Results) -> None:
     """Draw every picture of a run and register each with its visibility."""
     folder, tracker = work.folder.plots, work.tracker
-    histograms = folder / "histograms"
-    histograms.mkdir(exist_ok=True)
-    plots_columns.histograms(data.train, synthetic, fitted.schema, histograms)
+    draw_columns(folder, data, fitted, synthetic)
     ranged = [row for row in headline(results) if _has_range(row)]
     plots.scores(ranged, folder / "scores.png")
     if "correlation_real" in results.tables:
@@ -39,7 +45,7 @@ def draw(work: Work, data: Dataset, fitted: FittedTable, synthetic: pd.DataFrame
             fitted.schema.names,
             folder / "correlation.png",
         )
-    _draw_latents(work, data, fitted)
+    draw_latents(folder, fitted, data, work.experiment.seed)
     _draw_training(work.folder, work.access.ledger.plan)
     for path in sorted(folder.rglob("*.png")):
         visibility = Visibility.PUBLIC if path.stem == "epsilon" else Visibility.PRIVATE
@@ -52,15 +58,24 @@ def _has_range(row: Headline) -> bool:
     return math.isfinite(row.floor) and math.isfinite(row.ceiling) and not exact
 
 
-def _draw_latents(work: Work, data: Dataset, fitted: FittedTable) -> None:
+def draw_columns(folder: Path, data: Dataset, fitted: FittedTable, synthetic: pd.DataFrame) -> None:
+    """Draw every column of the training rows and of the synthetic ones into ``folder/histograms``."""
+    histograms = folder / "histograms"
+    histograms.mkdir(exist_ok=True)
+    plots_columns.histograms(data.train, synthetic, fitted.schema, histograms)
+
+
+def draw_latents(folder: Path, fitted: FittedTable, data: Dataset, seed: int) -> LatentRows | None:
+    """Draw the latents of held-out rows (training rows if none are) and return them; None without any."""
     if not hasattr(fitted, "latents"):
-        return
+        return None
     rows = data.holdout.head(LATENT_ROWS) if len(data.holdout) else data.train.head(LATENT_ROWS)
-    rng = public_random(work.experiment.seed).generator("latents")
-    latent = np.asarray(cast(Any, fitted).latents(rows, rng))
+    found = cast(Any, fitted).latents(rows, public_random(seed).generator("latents"))
     names = [f"u{i + 1} ({name})" for i, name in enumerate(latent_names(fitted))]
-    plots_dependence.latent_marginals(latent, names, work.folder.plots / "latent_marginals.png")
-    plots_dependence.latent_pairs(latent, names, work.folder.plots / "latent_pairs.png")
+    latents = LatentRows(np.asarray(found), names)
+    plots_dependence.latent_marginals(latents.values, names, folder / "latent_marginals.png")
+    plots_dependence.latent_pairs(latents.values, names, folder / "latent_pairs.png")
+    return latents
 
 
 def latent_names(fitted: Any) -> list[str]:

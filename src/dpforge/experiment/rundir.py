@@ -92,6 +92,16 @@ class RunDir:
         return self.root / "plots"
 
     @property
+    def tables(self) -> Path:
+        """Per-column and per-pair scores and associations, for reports; private."""
+        return self.root / "tables.json"
+
+    @property
+    def report(self) -> Path:
+        """Report of the run: ``index.html``, ``scores.csv``, ``scores.md``."""
+        return self.root / "report"
+
+    @property
     def log(self) -> Path:
         """Messages of the run."""
         return self.root / "log.txt"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from dpforge.evaluation import Results, headline
+from rich.console import Console
+
+from dpforge.evaluation import Results, attack_notes, headline
 from dpforge.experiment.stages import Work
 from dpforge.experiment.tracking import Value, Visibility
 
@@ -14,10 +16,13 @@ def write_scores(work: Work, results: Results, facts: dict[str, Any]) -> None:
     private = {
         key: Value(value, Visibility(results.visibility(key))) for key, value in results.metrics.items()
     }
+    sentences = attack_notes(results)
     for key in results.private:
         work.tracker.taint(key, "metrics.json")
-        if key in {row.name for row in headline(results)}:
+        if key in {row.name for row in headline(results)} or (sentences and key.startswith("attack/")):
             work.tracker.taint(key, "terminal")
+    for sentence in sentences:
+        Console(highlight=False).print(sentence, markup=False)
     content = results.to_json()
     measured = _own_metrics(work, facts)
     content["metrics"] |= measured

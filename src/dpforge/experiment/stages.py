@@ -17,7 +17,7 @@ from dpforge.configuration.building import Experiment
 from dpforge.data import Dataset
 from dpforge.data.table import write_table
 from dpforge.errors import Interrupted, RunError
-from dpforge.evaluation import Results
+from dpforge.evaluation import Guarantee, Results
 from dpforge.experiment.display import Display, Stage
 from dpforge.experiment.rundir import RunDir
 from dpforge.experiment.tracking import Tracker, Value, Visibility
@@ -185,8 +185,16 @@ def evaluate(work: Work, fitted: FittedTable, synthetic: pd.DataFrame) -> Result
         work.stopping.check()
         stage.move(done, total, {})
 
+    plan = work.access.ledger.plan
     results = work.experiment.evaluation.evaluate(
-        data.train, data.holdout, synthetic, fitted.schema, seed=work.experiment.seed, progress=progress
+        data.train,
+        data.holdout,
+        synthetic,
+        fitted.schema,
+        seed=work.experiment.seed,
+        progress=progress,
+        model=fitted,
+        guarantee=Guarantee(plan.epsilon(), plan.delta),
     )
     work.folder.finish_stage("evaluate", time.perf_counter() - start)
     return results

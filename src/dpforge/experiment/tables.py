@@ -15,6 +15,8 @@ import pandas as pd
 from dpforge.config import compose
 from dpforge.configuration.building import instantiate_components
 from dpforge.configuration.keys import COMPONENTS
+from dpforge.data.conform import column_numbers
+from dpforge.data.frames import series_of
 from dpforge.data.opening import regular_file
 from dpforge.data.places import schema_path
 from dpforge.data.reading import csv_chunks, parquet_chunks
@@ -57,7 +59,9 @@ class TableFiles:
     rename: Mapping[str, str] = field(default_factory=dict)
 
 
-def evaluate_tables(files: TableFiles, display: Display, *, full: bool = False, seed: int = 0) -> Results:
+def evaluate_tables(
+    files: TableFiles, display: Display, *, choice: str = "tabular", seed: int = 0
+) -> Results:
     """Score ``files.synthetic`` against ``files.real``; every score but validity is private.
 
     Cells outside the schema are treated as those of real data are (clipped, unknown, or the row left
@@ -66,7 +70,9 @@ def evaluate_tables(files: TableFiles, display: Display, *, full: bool = False, 
     Args:
         files: What to read.
         display: Where progress is shown.
-        full: Every metric and learner (``evaluation=full``) instead of ``evaluation=tabular``.
+        choice: ``tabular``, ``full`` (every metric and learner), or ``raw``: number columns alone, as they
+            stand in the files, without clipping, rounding or a default holdout. For the published scores of
+            the DP-MAF experiments and their corrected variants.
         seed: Of permutations, draws, folds and learners.
 
     Raises:
@@ -75,11 +81,17 @@ def evaluate_tables(files: TableFiles, display: Display, *, full: bool = False, 
     """
     schema = load_schema(schema_path(files.schema))
     _check_rename(files, schema)
+    raw = choice == "raw"
+    if raw:
+        schema = numbers_only(schema)
     with display.task("read tables", 3) as stage:
-        train, holdout = _real(files, schema)
+        train, holdout = _raw_real(files, schema) if raw else _real(files, schema)
         stage.advance(2)
         table_schema = replace(schema, unit=Unit())  # a synthetic table has no users
-        synthetic = _read(files, "synthetic", files.synthetic, table_schema)[0]
+        if raw:
+            synthetic = _first_complete(_raw(files, "synthetic", files.synthetic, table_schema), len(train))
+        else:
+            synthetic = _read(files, "synthetic", files.synthetic, table_schema)[0]
         found, rows = _as_given(files, table_schema)
         stage.advance()
     with display.task("evaluate") as stage:
@@ -90,11 +102,12 @@ def evaluate_tables(files: TableFiles, display: Display, *, full: bool = False, 
             stage.advance(done - done_before, metric=metric)
             done_before = done
 
-        evaluation = _evaluation("full" if full else "tabular")
+        evaluation = _evaluation(choice)
         results = evaluation.evaluate(train, holdout, synthetic, schema, seed=seed, progress=report)
     # What is left of the violations after clipping is among those of the file.
     others = [note for note in results.notes if not note.startswith(_VIOLATES)]
-    notes = [*([] if files.holdout else [_SPLIT]), *_notes(found, rows - len(synthetic)), *others]
+    split = [] if files.holdout or raw else [_SPLIT]
+    notes = [*split, *_notes(found, rows - len(synthetic), raw=raw), *others]
     metrics = {**results.metrics, VALIDITY: float(sum(found.values()))}
     return replace(results, metrics=metrics, notes=notes)
 
@@ -137,6 +150,56 @@ def _read(files: TableFiles, role: str, path: Path, schema: Schema) -> tuple[pd.
         return read_table(path, schema, _format(files, path))
 
 
+def numbers_only(schema: Schema) -> Schema:
+    """``schema`` with its number columns alone, without target, constraints and users.
+
+    Raises:
+        ConfigError: It has fewer than 2 such columns.
+    """
+    columns = tuple(c for c in schema.columns if c.kind in ("integer", "numeric"))
+    if len(columns) < 2:
+        raise ConfigError(
+            f"schema '{schema.name}' has {len(columns)} number columns; --raw needs at least 2. Leave it out."
+        )
+    return replace(schema, columns=columns, target=None, constraints=(), unit=Unit())
+
+
+def _raw_real(files: TableFiles, schema: Schema) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+    train = _raw(files, "real", files.real, schema)
+    return train, None if files.holdout is None else _raw(files, "holdout", files.holdout, schema)
+
+
+def _raw(files: TableFiles, role: str, path: Path, schema: Schema) -> pd.DataFrame:
+    """The number columns of a file as they stand, float64; missing and unreadable cells NaN."""
+    with _named(role):
+        parts = [
+            pd.DataFrame({c.name: column_numbers(series_of(chunk, c.name), c)[0] for c in schema.columns})
+            for chunk in _chunks(files, path, schema)
+        ]
+        if not parts:
+            raise DataError(f"{path.name} has no records; give a file with at least one row below the header")
+    return pd.concat(parts, ignore_index=True)
+
+
+def _first_complete(frame: pd.DataFrame, rows: int) -> pd.DataFrame:
+    """The first ``rows`` rows without a missing or infinite number: those that the published scores used.
+
+    Raises:
+        DataError: There is none.
+    """
+    complete = frame.loc[np.isfinite(frame.to_numpy()).all(axis=1)].head(rows).reset_index(drop=True)
+    if complete.empty:
+        raise DataError(
+            "the synthetic table has no row with a number in every number column; leave out --raw."
+        )
+    return complete
+
+
+def _chunks(files: TableFiles, path: Path, schema: Schema) -> Iterator[pd.DataFrame]:
+    fmt = _format(files, path)
+    return (parquet_chunks if fmt.kind == "parquet" else csv_chunks)(path, schema, fmt)
+
+
 def _format(files: TableFiles, path: Path) -> TableFormat:
     fmt = TableFormat(separator=files.separator, encoding=files.encoding, rename=files.rename)
     with regular_file(path, fmt.max_bytes).open("rb") as stream:
@@ -155,20 +218,24 @@ def _named(role: str) -> Iterator[None]:
 
 def _as_given(files: TableFiles, schema: Schema) -> tuple[Counter[str], int]:
     """What violates the schema in the synthetic file before any cell is treated, and its rows."""
-    fmt = _format(files, files.synthetic)
-    chunks = parquet_chunks if fmt.kind == "parquet" else csv_chunks
     found: Counter[str] = Counter()
     rows = 0
     with _named("synthetic"):
-        for chunk in chunks(files.synthetic, schema, fmt):
+        for chunk in _chunks(files, files.synthetic, schema):
             found.update(violations(chunk, schema))
             rows += len(chunk)
     return found, rows
 
 
-def _notes(found: Mapping[str, int], left_out: int) -> list[str]:
+def _notes(found: Mapping[str, int], left_out: int, *, raw: bool) -> list[str]:
     named = ", ".join(f"{count:,} {kind}" for kind, count in found.items() if count)
-    notes = [f"{_VIOLATES}: {named}; scored after clipping"] if named else []
+    treated = "scored as it stands (--raw)" if raw else "scored after clipping"
+    notes = [f"{_VIOLATES}: {named}; {treated}"] if named else []
     if left_out:
-        notes.append(f"{left_out:,} synthetic rows hold cells that the schema cannot take, and were left out")
+        why = (
+            "are incomplete or beyond the number of real rows"
+            if raw
+            else "hold cells that the schema cannot take"
+        )
+        notes.append(f"{left_out:,} synthetic rows {why}, and were left out")
     return notes

@@ -163,7 +163,8 @@ class DPMAF:
         encoded = transform.encode(table)
         base, span = torch.from_numpy(encoded.base), torch.from_numpy(encoded.span)
 
-        module = self._module(transform, len(schema.columns), run)
+        steps = run.access.piece("train").count if run.spec.enabled else self.steps
+        module = self._module(transform, len(schema.columns), run, steps)
         edge = module.net.edge
 
         def gather(rows: Tensor, step: int) -> Tensors:
@@ -179,7 +180,7 @@ class DPMAF:
             TrainingData(gather, len(table), data.units),
             run,
             sampling_rate=rate,
-            steps=self.steps,
+            steps=steps,
             expected_rows=rate * schema.nominal_rows,
             row_limit=rows_per_unit(schema),
         )
@@ -196,14 +197,14 @@ class DPMAF:
             codec, release_histograms(run.access, codec, codes, self.allocation, MARGINAL_FLOOR)
         )
 
-    def _module(self, transform: Transform, features: int, run: RunContext) -> MAFModule:
+    def _module(self, transform: Transform, features: int, run: RunContext, steps: int) -> MAFModule:
         seed = int(run.random.generator("initialisation").integers(2**31))
         permutations = self._permutations(features, run.random.generator("permutation"))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             net = self.network(transform, permutations)
         return MAFModule(
-            net, Optimization(self.learning_rate, self.weight_decay, self.lr_decay, self.ema, self.steps)
+            net, Optimization(self.learning_rate, self.weight_decay, self.lr_decay, self.ema, steps)
         )
 
     def _permutations(self, features: int, rng: np.random.Generator) -> list[list[int]]:

@@ -18,13 +18,21 @@ from dpforge.privacy.spec import replace_factor
 NAME = "marginals"
 
 
-def histogram_release(schema: Schema, relation: str, *, noise: str = "rounded_gaussian") -> Release:
+def histogram_release(
+    schema: Schema, relation: str, *, noise: str = "rounded_gaussian", width: int | None = None
+) -> Release:
     """Return the release of all one-way histograms with its sensitivity.
 
     A row falls into one cell of each of d columns: L2 sensitivity sqrt(d), L1 sensitivity d; times the
     rows of a unit; replacing a row moves two cells.
+
+    Args:
+        schema: Public schema.
+        relation: See :class:`~dpforge.privacy.spec.PrivacySpec`.
+        noise: ``rounded_gaussian`` or ``laplace``.
+        width: Number of histograms; the number of columns if ``None``.
     """
-    width, rows = len(schema.columns), rows_per_unit(schema)
+    width, rows = width or len(schema.columns), rows_per_unit(schema)
     if noise == "laplace":
         factor = 2.0 if relation == "replace" else 1.0
         return Release(NAME, width * rows * factor, f"L1: {width} columns, {rows} rows a unit", noise)

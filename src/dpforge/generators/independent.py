@@ -14,6 +14,7 @@ from dpforge.data.constraints import repair
 from dpforge.data.encode.cells import CellCodec
 from dpforge.errors import ConfigError, did_you_mean
 from dpforge.generators.base import RunContext
+from dpforge.generators.cell_likelihood import cells_name, log_cell_mass
 from dpforge.generators.histograms import histogram_release, release_histograms
 from dpforge.generators.storage import load_model, save_model
 from dpforge.privacy.plan import Plan, make_plan
@@ -114,6 +115,22 @@ class FittedIndependent:
             drawn = np.searchsorted(upper, stream.random(rows) * upper[-1], side="right")
             codes[:, column] = np.minimum(drawn, mass.size - 1)
         return repair(self.codec.decode(codes, streams[-1]), self.codec.schema)
+
+    def log_prob(self, frame: pd.DataFrame) -> np.ndarray:
+        """Return the log-probability ``(n,)`` in nats of the cells of rows, exact. Private for real rows.
+
+        Public constraints are not seen: what :meth:`sample` repairs counts where it was drawn.
+        """
+        return log_cell_mass(self.codec, self.masses, frame)
+
+    def independent_log_prob(self, frame: pd.DataFrame) -> np.ndarray:
+        """Return :meth:`log_prob`: there is nothing but the marginals."""
+        return self.log_prob(frame)
+
+    @property
+    def codec_name(self) -> str:
+        """Codec that :meth:`log_prob` refers to."""
+        return cells_name(self.codec)
 
     def save(self, folder: Path) -> None:
         """Write the model; see :func:`dpforge.generators.storage.save_model`."""

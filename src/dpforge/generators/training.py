@@ -102,7 +102,7 @@ def train(
     start = int(state["step"]) if state else 0
     if state:
         module.load_state_dict(state["module"])
-    if start >= steps:
+    if start >= steps or (not private and module.finished):
         return
     sampler = PoissonSampler(data.unit_count(), sampling_rate, run.access.random, name)
     batches = PoissonSteps(sampler, data.rows_of(), data.gather, range(start, steps))
@@ -133,7 +133,7 @@ def train(
             raise Interrupted(
                 f"stopped after step {loop.done} of {steps}; the same command continues the run."
             ) from error
-    if loop.done != steps:
+    if loop.done != steps and not module.finished:
         raise RunError(f"training ended after {loop.done} of {steps} steps.")
     run.access.ledger.commit(name, steps)
 
@@ -187,10 +187,12 @@ class _Loop(L.Callback):
             values["epsilon"] = spent
             self.run.log(self.done, {"privacy/epsilon_rdp": spent}, "public")
         self.run.progress(self.done, self.steps, values)
-        stopping = self.run.stopping()
-        if stopping or self.done == self.steps or self.done % self.run.runtime.checkpoint_every == 0:
-            self._save(cast(PrivateModule, pl_module))
-        if stopping and self.done < self.steps:
+        stopping, module = self.run.stopping(), cast(PrivateModule, pl_module)
+        trainer.should_stop = not self.run.spec.enabled and module.finished
+        last = trainer.should_stop or self.done == self.steps
+        if stopping or last or self.done % self.run.runtime.checkpoint_every == 0:
+            self._save(module)
+        if stopping and not last:
             raise Interrupted(
                 f"stopped after step {self.done} of {self.steps}; the same command continues the run."
             )

@@ -15,7 +15,7 @@ class MaskedLinear(nn.Linear):
     .. math:: y = x (W \odot M)^\top + b
 
     The mask is a plain attribute, not a buffer: per-example gradient hooks refuse layers with buffers.
-    Entries under the mask start at zero, receive no gradient and stay zero.
+    Entries under the mask start at zero, receive no gradient and, while the mask stays, remain zero.
 
     Args:
         mask: Connections to keep, shape ``(out_features, in_features)``.
@@ -32,11 +32,18 @@ class MaskedLinear(nn.Linear):
     def __init__(self, mask: Tensor) -> None:
         self.mask = torch.ones(1)
         super().__init__(mask.shape[1], mask.shape[0])
-        self.mask = mask.to(self.weight.dtype)
-        columns, column_of = torch.unique(self.mask, dim=1, return_inverse=True)
-        members = torch.arange(columns.shape[1])[:, None] == column_of
-        self.mask_factors = (columns.T.contiguous(), members.to(self.mask))
+        self.set_mask(mask, _factors(mask))
         self.reset_masked()
+
+    def set_mask(self, mask: Tensor, factors: tuple[Tensor, Tensor]) -> None:
+        """Use another mask of the same shape from now on; weights outside it are kept but have no effect.
+
+        Args:
+            mask: Connections to keep ``(out_features, in_features)``.
+            factors: See ``mask_factors``.
+        """
+        self.mask = mask.to(self.weight)
+        self.mask_factors = (factors[0].to(self.weight), factors[1].to(self.weight))
 
     def reset_masked(self) -> None:
         """Draw each row uniformly within 1/sqrt of its number of kept inputs."""
@@ -61,3 +68,9 @@ class MaskedLinear(nn.Linear):
         self.mask = fn(self.mask)
         self.mask_factors = (fn(self.mask_factors[0]), fn(self.mask_factors[1]))
         return self
+
+
+def _factors(mask: Tensor) -> tuple[Tensor, Tensor]:
+    columns, column_of = torch.unique(mask, dim=1, return_inverse=True)
+    members = torch.arange(columns.shape[1])[:, None] == column_of
+    return columns.T.contiguous(), members

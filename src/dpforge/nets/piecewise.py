@@ -9,11 +9,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from dpforge.nets.drawing import evenly_spread, quantile, raked, ranks
 from dpforge.nets.made import ACTIVATIONS, MaskedAutoregressiveFlow
 from dpforge.nets.masked import MaskedLinear
-
-GOLDEN = (math.sqrt(5) - 1) / 2
-RAKING_STEPS = 10
 
 
 class MaskedConditioner(nn.Module):
@@ -181,9 +179,9 @@ class PiecewiseFlow(nn.Module):
             coefficients = self.conditioner(self._inputs(pieces)).split(self.widths, dim=1)[j]
             logits, v = self._tilted(j, coefficients), uniform[:, j]
             if recalibrate and len(v):
-                logits = _raked(logits, self.masses[j])
-                v = _evenly_spread(logits, v) if self.rest is None else _ranks(v)
-            pieces[:, j], inside = _quantile(logits, v)
+                logits = raked(logits, self.masses[j])
+                v = evenly_spread(logits, v) if self.rest is None else ranks(v)
+            pieces[:, j], inside = quantile(logits, v)
             u[:, j] = self.knots[j][pieces[:, j]] + self.masses[j][pieces[:, j]] * inside
         return torch.special.ndtri(u.clamp(self.edge, 1 - self.edge))
 
@@ -202,38 +200,3 @@ def _knots(mass: Tensor) -> Tensor:
 
 def _log_normal(x: Tensor) -> Tensor:
     return -0.5 * (x.square() + math.log(2 * math.pi)).sum(dim=1)
-
-
-def _raked(logits: Tensor, mass: Tensor) -> Tensor:
-    """Add one number a piece so that the mean of the probabilities over the rows becomes ``mass``."""
-    for _ in range(RAKING_STEPS):
-        logits = logits + (mass / torch.softmax(logits, 1).mean(0).clamp_min(1e-12)).log()
-    return logits
-
-
-def _evenly_spread(logits: Tensor, v: Tensor) -> Tensor:
-    """Replace uniforms ``(B,)`` by an even sequence along rows of rising conditional mean."""
-    mean = torch.softmax(logits, 1) @ torch.arange(logits.shape[1], dtype=logits.dtype, device=logits.device)
-    # Rows of equal mean must not stay in the order they were generated in.
-    order = torch.argsort(v)
-    order = order[torch.argsort(mean[order], stable=True)]
-    steps = torch.arange(len(v), dtype=torch.float64, device=v.device)
-    even = torch.empty(len(v), dtype=torch.float64, device=v.device)
-    even[order] = (v[0].double() + steps * GOLDEN) % 1
-    return even
-
-
-def _ranks(v: Tensor) -> Tensor:
-    """Return the ranks of ``v``, shape ``(B,)``, evenly spaced in (0, 1)."""
-    return (v.argsort().argsort().double() + 0.5) / len(v)
-
-
-def _quantile(logits: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the piece of each quantile ``v`` and the place inside it in [0, 1], each ``(B,)``."""
-    upper = torch.softmax(logits.double(), 1).cumsum(1)
-    v = v.double()[:, None] * upper[:, -1:]
-    piece = torch.searchsorted(upper, v, right=True).clamp(max=logits.shape[1] - 1)
-    top = upper.gather(1, piece)
-    bottom = torch.where(piece > 0, upper.gather(1, (piece - 1).clamp(min=0)), torch.zeros_like(top))
-    inside = ((v - bottom) / (top - bottom).clamp_min(1e-300)).clamp(0, 1)
-    return piece[:, 0], inside[:, 0].to(logits.dtype)

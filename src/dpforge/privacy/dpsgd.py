@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from dpforge.errors import ConfigError, PrivacyError
+from dpforge.nets.masked import MaskedLinear
 from dpforge.privacy.batches import PoissonSteps, StepBatch, Tensors, microbatches, row_count
 from dpforge.privacy.engines import ClippedSum, Engine, make_engine
 from dpforge.privacy.mechanisms import PrivateAccess
@@ -76,12 +77,15 @@ class DPGradient:
     ) -> None:
         self.access, self.name, self.engine = access, name, engine
         self.clip, self.normalizer, self.microbatch = clip, normalizer, microbatch
-        self._parameters, self._kept = list(net.parameters()), kept_entries(net)
+        self._net, self._parameters = net, list(net.parameters())
+        self._masks: list[Tensor] = []
+        self._kept: list[Tensor | None] = []
 
     def __call__(self, module: PrivateModule, batch: StepBatch) -> float:
         """See :class:`GradientEstimator`."""
         total = self.clipped_sum(module, batch.tensors)
         self.access.reserve(self.name, batch.step + 1, clip=self.clip, normalizer=self.normalizer)
+        self._find_kept()
         sums = zip(total.gradients, self._kept, strict=True)
         parts = [g if kept is None else g.view(-1)[kept] for g, kept in sums]
         noisy = self.access.gaussian_sum(self.name, batch.step, parts)
@@ -92,6 +96,13 @@ class DPGradient:
             parameter.grad = released.div_(self.normalizer)
         rows = total.losses.numel()
         return float(total.losses.sum()) / rows if rows else float("nan")
+
+    def _find_kept(self) -> None:
+        """Find the entries outside the masks again if a mask is another one: masks are public."""
+        masks = [layer.mask for layer in self._net.modules() if isinstance(layer, MaskedLinear)]
+        same = len(masks) == len(self._masks) and all(a is b for a, b in zip(masks, self._masks, strict=True))
+        if not self._kept or not same:
+            self._masks, self._kept = masks, kept_entries(self._net)
 
     def clipped_sum(self, module: PrivateModule, tensors: Tensors) -> ClippedSum:
         """Return the clipped sum of the whole logical batch, accumulated over microbatches."""
@@ -130,11 +141,20 @@ class PrivateModule(L.LightningModule):
         """Return the learning rate of a step from a fixed schedule, or ``None`` to leave the optimiser's."""
         return None
 
+    def before_step(self, step: int) -> None:
+        """Prepare the network for a step from public randomness (for example an order of the columns)."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether training should end before its last step; without privacy only."""
+        return False
+
     def after_step(self, step: int) -> None:
         """Post-process the released parameters after each step (for example an average of weights)."""
 
     def training_step(self, batch: StepBatch, batch_idx: int) -> None:
         """Take one optimiser step on one logical batch."""
+        self.before_step(batch.step)
         self.last_loss = self.estimate_gradient(self, batch)
         optimizer = cast(Any, self.optimizers())
         rate = self.learning_rate(batch.step)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping
 from contextlib import suppress
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from dpforge.errors import BudgetExceeded, PlanMismatch, PrivacyError, RunError
+from dpforge.privacy.events import ZCDp
 from dpforge.privacy.plan import Plan, plan_from_json
 
 GENESIS = "0" * 64
@@ -136,6 +138,45 @@ class Ledger:
             }
         )
         self._reserved[name] = done + count
+
+    def spend(self, name: str, step: int, rho: float, *, key_id: str, **details: Any) -> None:
+        """Write one use of an adaptive piece, which was reserved as ``ZCDp``, before its noise exists.
+
+        A use that an earlier attempt wrote is replayed: it must be the same use, and is not charged again.
+
+        Raises:
+            BudgetExceeded: All uses together would cost more than the reservation; nothing was written.
+            PrivacyError: A replayed use differs from the one on record, or a use was left out.
+        """
+        piece = self.plan.piece(name)
+        if not isinstance(piece.event, ZCDp) or not rho > 0 or not self._reserved[name]:
+            raise PrivacyError(f"'{name}' is no reserved zCDP piece, or rho={rho} is not positive.")
+        self.check_key(key_id)
+        earlier = self._spends(name)
+        record = {"kind": "spend", "piece": name, "step": step, "rho": rho, "key_id": key_id, **details}
+        if step < len(earlier):
+            known = {key: earlier[step].get(key) for key in record}
+            if known != record:
+                raise PrivacyError(
+                    f"use {step} of '{name}' differs from the one an earlier attempt made with the same"
+                    " noise. Delete the run folder to start a new run."
+                )
+            return
+        if step > len(earlier):
+            raise PrivacyError(f"use {step} of '{name}' comes before use {len(earlier)} is on record.")
+        if math.fsum([*(spent["rho"] for spent in earlier), rho]) > piece.event.rho:
+            raise BudgetExceeded(
+                f"use {step} of '{name}' costs rho={rho:.6g}; {self.spent(name):.6g} of the"
+                f" {piece.event.rho:.6g} that the plan reserves are spent. No noise was drawn."
+            )
+        self._append(record)
+
+    def spent(self, name: str) -> float:
+        """Return the rho that the uses of an adaptive piece have cost so far, in all attempts."""
+        return math.fsum(record["rho"] for record in self._spends(name))
+
+    def _spends(self, name: str) -> list[dict[str, Any]]:
+        return [r for r in self._records if r["kind"] == "spend" and r["piece"] == name]
 
     def commit(self, name: str, steps: int) -> None:
         """Record that the first ``steps`` uses of a piece are part of a saved state."""

@@ -7,48 +7,24 @@ noise exists; observers (tests, audits) see each value before and after.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from scipy import special
 
 from dpforge.errors import PrivacyError
+from dpforge.privacy.access import BLOCK as BLOCK
+from dpforge.privacy.access import Observation as Observation
 from dpforge.privacy.events import EpsilonDelta
-from dpforge.privacy.ledger import Ledger
-from dpforge.privacy.plan import Piece
-from dpforge.privacy.rng import KeyedRandom
+from dpforge.privacy.noise import discrete_laplace, rounded_gaussian, rounded_laplace
+from dpforge.privacy.noise import laplace as laplace
+from dpforge.privacy.selection import ChoiceAccess
 
-BLOCK = 64
 GRID_BITS = 10
 
 
-@dataclass(frozen=True)
-class Observation:
-    """One release as a test or an audit sees it.
-
-    Args:
-        name: Piece of the plan.
-        step: Index of the use, from 0.
-        value: Value before noise, flat.
-        noise: What was added, flat, same length.
-        sensitivity: Declared L2 sensitivity of ``value`` (after the scaling of the release).
-        scale: Declared standard deviation of each noise entry.
-    """
-
-    name: str
-    step: int
-    value: np.ndarray
-    noise: np.ndarray
-    sensitivity: float
-    scale: float
-
-
-Observer = Callable[[Observation], None]
-
-
-class PrivateAccess:
+class PrivateAccess(ChoiceAccess):
     """Reserves, draws and adds noise for the pieces of one plan.
 
     Args:
@@ -56,35 +32,6 @@ class PrivateAccess:
         random: Keyed streams of the run's secret key.
         observers: Called with every release; for tests and audits only, they see private values.
     """
-
-    def __init__(self, ledger: Ledger, random: KeyedRandom, observers: Sequence[Observer] = ()) -> None:
-        ledger.check_key(random.key_id)
-        self.ledger = ledger
-        self.random = random
-        self._observers = tuple(observers)
-        self._drawn: set[tuple[str, int]] = set()
-
-    def piece(self, name: str) -> Piece:
-        """Return a piece of the authorised plan."""
-        return self.ledger.plan.piece(name)
-
-    def reserve(self, name: str, upto: int, **details: object) -> None:
-        """Make sure that the uses ``0 … upto-1`` of a piece are reserved, in whole blocks.
-
-        Uses that an earlier attempt reserved are replayed with the same key, hence not charged again.
-        """
-        piece = self.piece(name)
-        done = self.ledger.reserved(name)
-        if upto <= done:
-            return
-        whole = min(math.ceil(upto / BLOCK) * BLOCK, piece.count) if piece.count > 1 else upto
-        self.ledger.reserve(name, max(whole, upto) - done, key_id=self.random.key_id, **details)
-
-    def open_access(self, name: str) -> None:
-        """Record an access that the plan declares non-private (``privacy=none``)."""
-        if self.piece(name).mechanism != "none":
-            raise PrivacyError(f"'{name}' is a private piece of the plan; it cannot be read without noise.")
-        self.reserve(name, 1)
 
     def gaussian(self, name: str, value: np.ndarray, *, step: int = 0, **details: object) -> np.ndarray:
         """Release a vector with Gaussian noise of scale sensitivity times noise multiplier.
@@ -223,47 +170,8 @@ class PrivateAccess:
         noise = discrete_laplace(self.random.uniform(f"{name}/noise", 0, counts.size), piece.event.epsilon)
         return counts + noise
 
-    def _draw_once(self, name: str, step: int) -> None:
-        """Refuse a second release under the noise of one step: their difference would have no noise."""
-        if (name, step) in self._drawn:
-            raise PrivacyError(f"the noise of step {step} of '{name}' was drawn already in this process.")
-        self._drawn.add((name, step))
-
-    def _observe(self, piece: Piece, step: int, value: np.ndarray, noise: np.ndarray, scale: float) -> None:
-        for observer in self._observers:
-            observer(Observation(piece.name, step, value.copy(), noise.copy(), piece.sensitivity, scale))
-
-
-def rounded_gaussian(uniforms: np.ndarray, scale: float) -> np.ndarray:
-    """Map uniforms in (0, 1) to Gaussian noise of standard deviation ``scale``, rounded to integers.
-
-    Added to integer counts it is the Gaussian mechanism followed by rounding, so its cost is exactly that
-    of the continuous mechanism, and no floating-point residue of the count is left in the output.
-    """
-    return np.rint(scale * special.ndtri(uniforms))
-
-
-def rounded_laplace(uniforms: np.ndarray, scale: float) -> np.ndarray:
-    """Laplace noise rounded to integers: on counts, the Laplace mechanism followed by rounding."""
-    return np.rint(laplace(uniforms, scale))
-
-
-def laplace(uniforms: np.ndarray, scale: float) -> np.ndarray:
-    """Map uniforms in (0, 1) to the Laplace distribution of the given scale."""
-    centred = uniforms - 0.5
-    return -scale * np.sign(centred) * np.log1p(-2 * np.abs(centred))
-
 
 _COUNT_NOISE = {"rounded_gaussian": rounded_gaussian, "laplace": rounded_laplace}
-
-
-def discrete_laplace(uniforms: np.ndarray, epsilon: float) -> np.ndarray:
-    """Map uniforms to the two-sided geometric distribution with P(x) proportional to exp(-epsilon |x|)."""
-    ratio = math.exp(-epsilon)
-    left = uniforms < 0.5
-    tail = np.where(left, uniforms, 1 - uniforms)
-    magnitude = np.floor(np.log(tail * (1 + ratio)) / -epsilon).clip(min=0)
-    return np.where(left, -magnitude, magnitude)
 
 
 def quantile_logits(utility: np.ndarray, epsilon: float, level: float) -> np.ndarray:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from dpforge.errors import PrivacyError, did_you_mean
+from dpforge.errors import BudgetExceeded, PrivacyError, did_you_mean
 from dpforge.privacy.accounting import (
     calibrate,
     central_limit_mu,
@@ -23,6 +25,7 @@ from dpforge.privacy.events import (
     NonPrivate,
     PoissonSampled,
     SelfComposed,
+    ZCDp,
     event_from_json,
 )
 from dpforge.privacy.spec import PrivacySpec
@@ -50,7 +53,12 @@ class Piece:
 
     @property
     def noise_multiplier(self) -> float:
-        """Noise scale per unit of sensitivity; 0 for a non-private access."""
+        """Noise scale per unit of sensitivity; 0 for a non-private access.
+
+        For a zCDP reservation, that of the Gaussian mechanism of the same cost.
+        """
+        if isinstance(self.event, ZCDp):
+            return 1 / math.sqrt(2 * self.event.rho)
         inner = self.event.event if isinstance(self.event, PoissonSampled) else self.event
         return inner.noise_multiplier if isinstance(inner, Gaussian | Laplace) else 0.0
 
@@ -174,7 +182,7 @@ def make_plan(
     """Divide a budget: bricks as given, releases by their shares of squared mu, training by bisection.
 
     Args:
-        spec: Target epsilon or noise multiplier, delta, relation.
+        spec: Target epsilon or noise multiplier (with the largest epsilon, if any), delta, relation.
         releases: Gaussian releases; each gets the multiplier 1 / (mu(epsilon, delta) sqrt(share)).
         training: DP-SGD; its sigma makes the joint composition meet the target.
         bricks: Pieces whose events are fixed already (noisy bounds, category thresholds).
@@ -184,6 +192,9 @@ def make_plan(
     Returns:
         A plan with every noise multiplier known. Without DP (``spec.enabled`` false) every event is
         non-private.
+
+    Raises:
+        BudgetExceeded: ``spec.max_epsilon`` does not pay for one step.
     """
     if not spec.enabled:
         return Plan(_without_noise(releases, training, bricks), spec.delta, spec.relation, unit)
@@ -193,7 +204,29 @@ def make_plan(
         pieces = _release_only(spec, releases, bricks, weights)
     else:
         pieces = _with_training(spec, releases, training, bricks, weights)
-    return Plan(pieces, spec.delta, spec.relation, unit, spec.target_epsilon)
+    plan = Plan(pieces, spec.delta, spec.relation, unit, spec.target_epsilon)
+    return plan if spec.max_epsilon is None else _limited(plan, spec.max_epsilon, training)
+
+
+def _limited(plan: Plan, limit: float, training: Training | None) -> Plan:
+    """Return the plan with as many training steps as keep its epsilon at or below ``limit``, at least one."""
+
+    def with_steps(steps: int) -> Plan:
+        name = training.name if training is not None else None
+        pieces = tuple(replace(p, count=steps) if p.name == name else p for p in plan.pieces)
+        return replace(plan, pieces=pieces)
+
+    if plan.epsilon() <= limit:
+        return plan
+    least = with_steps(1)
+    if training is None or least.epsilon() > limit:
+        what = "the plan costs" if training is None else "everything before training and its first step cost"
+        raise BudgetExceeded(
+            f"privacy.max_epsilon={limit:g}: {what} epsilon={least.epsilon():.4g} already, so nothing is"
+            " trained. Raise max_epsilon or privacy.noise_multiplier."
+        )
+    too_many = bisect_right(range(training.steps), limit, key=lambda steps: with_steps(steps).epsilon(), lo=1)
+    return with_steps(too_many - 1)
 
 
 def _without_noise(

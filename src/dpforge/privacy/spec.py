@@ -19,6 +19,8 @@ class PrivacySpec:
     Args:
         target_epsilon: Epsilon of the whole pipeline, > 0; noise is calibrated to it.
         noise_multiplier: Instead of a target: sigma of the main mechanism, > 0.
+        max_epsilon: With ``noise_multiplier``: the plan authorises only as many steps as keep the epsilon of
+            the whole pipeline at or below it, >= 0.
         delta: In (0, 1); must lie below ``1 / nominal_rows`` of the data set.
         max_grad_norm: Clipping norm C of DP-SGD, > 0.
         relation: ``add_remove``, ``zero_out`` or ``replace``; see :func:`replace_factor`.
@@ -35,6 +37,7 @@ class PrivacySpec:
 
     target_epsilon: float | None = 3.0
     noise_multiplier: float | None = None
+    max_epsilon: float | None = None
     delta: float = 1e-5
     max_grad_norm: float = 1.0
     relation: str = "add_remove"
@@ -61,11 +64,23 @@ class PrivacySpec:
             value = getattr(self, name)
             if value is not None and not (_is_number(value) and value > 0):
                 mistakes.append(f"privacy.{name}={value!r}: expected a finite number > 0.{_remedy(name)}")
+        if self.max_epsilon is not None:
+            mistakes += self._limit_mistakes(self.max_epsilon)
         if not (_is_number(self.delta) and 0 < self.delta < 1):
             mistakes.append(
                 f"privacy.delta={self.delta!r}: expected a number in (0, 1), below 1/nominal_rows."
             )
         return mistakes
+
+    def _limit_mistakes(self, limit: float) -> list[str]:
+        if not (_is_number(limit) and limit >= 0):
+            return [f"privacy.max_epsilon={limit!r}: expected a finite number >= 0, or null."]
+        if self.enabled and self.noise_multiplier is None:
+            return [
+                f"privacy.max_epsilon={limit} has no meaning with target_epsilon, which the plan meets. Set"
+                " privacy.noise_multiplier, or max_epsilon=null."
+            ]
+        return []
 
     def _choice_mistakes(self) -> list[str]:
         mistakes = []

@@ -22,6 +22,7 @@ from dpforge.privacy.plan import Piece
 
 FAILURE = 1e-3
 GRID = 4096
+UNLIMITED = 4096
 
 
 def value_pieces(schema: Schema, relation: str) -> list[Piece]:
@@ -76,6 +77,24 @@ def protect_values(schema: Schema, table: pd.DataFrame, access: PrivateAccess) -
     for column in schema.columns:
         schema = schema.with_column(_protected(column, pd.Series(table[column.name]), access))
     return schema, conform(table, schema)
+
+
+def stand_in(schema: Schema) -> Schema:
+    """Return the schema with the widest values that a release can have in place of private ones.
+
+    What is counted on it (sub-columns, cells) is an upper bound of what the released schema will have.
+    """
+    for column in schema.columns:
+        bounds, categories = column.bounds, column.categories
+        if bounds is not None and bounds.provenance == "private":
+            low, high = bounds.outer or (0.0, 1.0)
+            column = replace(column, bounds=replace(bounds, min=low, max=high, provenance="public"))
+        if categories is not None and categories.provenance == "private":
+            most = (categories.max_values or UNLIMITED) + len(categories.public_values)
+            values = tuple(f"value {number}" for number in range(most))
+            column = replace(column, categories=replace(categories, values=values, provenance="public"))
+        schema = schema.with_column(column)
+    return schema
 
 
 def _protected(column: Column, values: pd.Series, access: PrivateAccess) -> Column:

@@ -1,0 +1,1 @@
+"""Reports: self-contained pages about one run or about all runs of a study."""

@@ -1,0 +1,117 @@
+"""What the scores of a study are called, which end is good, and which of them lead a report."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+# Prefix of a metric's name, its best value. The first that fits counts.
+_BEST = (
+    ("fidelity/tvd_", 0.0),
+    ("fidelity/accuracy_", 1.0),
+    ("fidelity/sra_", 1.0),
+    ("fidelity/wasserstein_ratio_", 1.0),
+    ("fidelity/pmse_ratio_", 1.0),
+    ("fidelity/pmse_z_", 0.0),
+    ("fidelity/correlation_mae", 0.0),
+    ("fidelity/c2st_auc", 0.5),
+    ("fidelity/range_coverage", 1.0),
+    ("fidelity/category_", 1.0),
+    ("fidelity/log_likelihood", math.inf),
+    ("utility/tstr_rmse", 0.0),
+    ("utility/", 1.0),
+    ("hint/dcr_share", 0.5),
+    ("hint/nndr_ratio", 1.0),
+    ("validity/", 0.0),
+    ("privacy/epsilon", 0.0),
+)
+_NAMES = {
+    "fidelity/tvd_1way": "TVD, 1-way",
+    "fidelity/tvd_2way": "TVD, 2-way",
+    "fidelity/tvd_3way": "TVD, 3-way",
+    "fidelity/accuracy_overall": "accuracy, overall",
+    "fidelity/accuracy_univariate": "accuracy, univariate",
+    "fidelity/accuracy_bivariate": "accuracy, bivariate",
+    "fidelity/accuracy_trivariate": "accuracy, trivariate",
+    "fidelity/correlation_mae": "correlation error",
+    "fidelity/c2st_auc": "C2ST AUC",
+    "fidelity/sra_tsts": "SRA",
+    "fidelity/wasserstein_ratio_1d": "Wasserstein ratio, 1-D",
+    "fidelity/wasserstein_ratio_sliced": "Wasserstein ratio, sliced",
+    "fidelity/pmse_ratio_main": "pMSE ratio, main",
+    "fidelity/pmse_ratio_pairwise": "pMSE ratio, pairwise",
+    "legacy/sra": "legacy SRA",
+    "legacy/wasserstein_ratio": "legacy Wasserstein",
+    "legacy/pmse_ratio": "legacy pMSE ratio",
+    "privacy/epsilon": "ε",
+}
+_MEASURES = {"auroc": "AUROC", "r2": "R²", "rmse": "RMSE"}
+_LEARNERS = {"lr": "LR", "hgb": "HGB", "rf": "RF", "mlp": "MLP"}
+FIDELITY = (
+    "fidelity/tvd_2way",
+    "fidelity/accuracy_overall",
+    "fidelity/correlation_mae",
+    "fidelity/wasserstein_ratio_1d",
+    "fidelity/tvd_1way",
+)
+UTILITY = tuple(
+    f"utility/tstr_{measure}_{learner}"
+    for measure in ("auroc", "r2")
+    for learner in ("hgb", "lr", "rf", "mlp")
+)
+LEADING = (
+    "fidelity/tvd_1way",
+    "fidelity/tvd_2way",
+    "fidelity/tvd_3way",
+    "fidelity/accuracy_overall",
+    "fidelity/correlation_mae",
+    "fidelity/c2st_auc",
+    "fidelity/sra_tsts",
+    "fidelity/wasserstein_ratio_1d",
+    "fidelity/wasserstein_ratio_sliced",
+    "fidelity/pmse_ratio_main",
+    "fidelity/pmse_ratio_pairwise",
+    *UTILITY,
+    "legacy/sra",
+    "legacy/wasserstein_ratio",
+    "legacy/pmse_ratio",
+)
+
+
+def best(metric: str) -> float:
+    """The best value a metric can take; NaN for one that ranks nothing, such as ``legacy/…``."""
+    return next((value for prefix, value in _BEST if metric.startswith(prefix)), math.nan)
+
+
+def shortfall(metric: str, value: float) -> float:
+    """How far a value is from the best one, at least 0 where that is finite; smaller is better.
+
+    NaN for metrics that rank nothing.
+    """
+    goal = best(metric)
+    return -value if math.isinf(goal) else abs(value - goal)
+
+
+def direction(metric: str) -> str:
+    """Which values are good, for people."""
+    goal = best(metric)
+    if math.isnan(goal):
+        return "ranks nothing"
+    return "higher is better" if math.isinf(goal) else f"{goal:g} is best"
+
+
+def shown_name(metric: str) -> str:
+    """The metric's name in tables and pictures; its key where it has no shorter one."""
+    if metric in _NAMES:
+        return _NAMES[metric]
+    parts = metric.removeprefix("utility/").split("_")
+    if metric.startswith(("utility/tstr_", "utility/trtr_")) and len(parts) == 3:
+        measure, learner = _MEASURES.get(parts[1], parts[1]), _LEARNERS.get(parts[2], parts[2])
+        return f"{measure} {learner} ({parts[0].upper()})"
+    return metric
+
+
+def chosen(wanted: Sequence[str], available: Iterable[str]) -> str | None:
+    """The first of ``wanted`` that is available."""
+    there = set(available)
+    return next((metric for metric in wanted if metric in there), None)

@@ -1,0 +1,134 @@
+"""The Lightning module of TabularARGN."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dpforge.nets.autoregressive import AutoregressiveNet
+from dpforge.privacy.batches import Tensors
+from dpforge.privacy.dpsgd import PrivateModule
+from dpforge.privacy.rng import KeyedRandom
+
+RATE_FLOOR = 0.1
+RATE_PATIENCE = 2
+
+
+@dataclass(frozen=True)
+class Optimization:
+    """How the network is optimised; see :class:`dpforge.generators.tabular_argn.TabularARGN`."""
+
+    learning_rate: float
+    weight_decay: float
+    lr_decay: bool
+    ema: float
+    steps: int
+
+
+@dataclass(frozen=True)
+class EarlyStop:
+    """Rows that decide when training ends; without privacy only.
+
+    Args:
+        codes: Held-out codes ``(n, S)``.
+        patience: Epochs without improvement before the end.
+        every: Steps of an epoch.
+    """
+
+    codes: Tensor
+    patience: int
+    every: int
+
+
+class ARGNModule(PrivateModule):
+    """Maximum likelihood training of an autoregressive network.
+
+    Args:
+        net: All its parameters are trained on private rows.
+        settings: How to optimise.
+        weights: Weight of each sub-column's loss ``(S,)``, public.
+        order: Public randomness for a fresh order of the columns in every step, or ``None`` for the net's.
+        stop: When to end, or ``None`` for exactly ``settings.steps`` steps.
+    """
+
+    course: Tensor
+
+    def __init__(
+        self,
+        net: AutoregressiveNet,
+        settings: Optimization,
+        weights: Tensor,
+        order: KeyedRandom | None = None,
+        stop: EarlyStop | None = None,
+    ) -> None:
+        super().__init__()
+        self.net, self.settings, self.weights = net, settings, weights
+        self.average = copy.deepcopy(net).requires_grad_(False) if settings.ema or stop else None
+        self._order, self._stop = order, stop
+        self._width = len(set(net.columns))
+        # Best loss, epochs since, epochs since at this rate, factor of the rate: part of every checkpoint.
+        self.register_buffer("course", torch.tensor([math.inf, 0.0, 0.0, 1.0], dtype=torch.float64))
+
+    def per_example_loss(self, batch: Tensors) -> Tensor:
+        """Weighted negative log-likelihood in nats, ``(B,)``."""
+        return -(self.net.log_probs(batch[0], *batch[1:]) @ self.weights.to(batch[0].device))
+
+    def private_net(self) -> nn.Module:
+        """The network."""
+        return self.net
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """AdamW, which is Adam where the weight decay is 0."""
+        settings = self.settings
+        return torch.optim.AdamW(
+            list(self.net.parameters()), settings.learning_rate, weight_decay=settings.weight_decay
+        )
+
+    def learning_rate(self, step: int) -> float:
+        """Constant or linearly falling; with early stopping, halved on plateaus of the held-out loss."""
+        settings = self.settings
+        if self._stop is not None:
+            return settings.learning_rate * float(self.course[3])
+        return settings.learning_rate * (1 - step / settings.steps if settings.lr_decay else 1)
+
+    def before_step(self, step: int) -> None:
+        """Draw the order of the columns of this step."""
+        if self._order is not None:
+            drawn = self._order.generator("order", step).permutation(self._width)
+            self.net.set_order([int(column) for column in drawn])
+
+    def after_step(self, step: int) -> None:
+        """Average the released weights, or compare with the best ones so far."""
+        if self._stop is not None:
+            if (step + 1) % self._stop.every == 0:
+                self._compare(self._stop)
+        elif self.average is not None:
+            decay = min(self.settings.ema, (1 + step) / (10 + step))
+            with torch.no_grad():
+                for mean, value in zip(self.average.parameters(), self.net.parameters(), strict=True):
+                    mean.lerp_(value, 1 - decay)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the held-out loss has stopped falling."""
+        return self._stop is not None and int(self.course[1]) >= self._stop.patience
+
+    def _compare(self, stop: EarlyStop) -> None:
+        with torch.no_grad():
+            loss = float(self.per_example_loss((stop.codes,)).mean())
+        if loss < float(self.course[0]):
+            self.course[:3] = torch.tensor([loss, 0.0, 0.0], dtype=torch.float64)
+            assert self.average is not None
+            self.average.load_state_dict(self.net.state_dict())
+            return
+        self.course[1:3] += 1
+        if int(self.course[2]) >= RATE_PATIENCE:
+            self.course[2], self.course[3] = 0.0, max(float(self.course[3]) / 2, RATE_FLOOR)
+
+    def released_net(self) -> AutoregressiveNet:
+        """The network to sample from: the average or the best one, if there is one."""
+        return (self.net if self.average is None else self.average).cpu().requires_grad_(True)

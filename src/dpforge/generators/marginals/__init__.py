@@ -1,0 +1,1 @@
+"""Generators that measure marginals and fit a graphical model to them: MST and AIM."""
