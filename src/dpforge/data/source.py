@@ -56,7 +56,7 @@ class TabularSource:
         holdout_path: The user's own holdout table.
         format: Fields of :class:`~dpforge.data.table.TableFormat`.
         holdout_format: The fields that differ for the holdout file.
-        holdout_fraction: Share of the records held out when there is no holdout file, in [0, 1).
+        holdout_fraction: Share of the records held out when there is no holdout file, in [0, 1); 0 for none.
         split_seed: Public seed of that split.
         nominal_rows: Public row count of the file, where it differs from the schema's.
         public_benchmark: Whether the records are published benchmark data.
@@ -124,7 +124,8 @@ class TabularSource:
             holdout, _ = read_table(places["holdout"].path, schema, self._table_format(schema, "holdout"))
         else:
             train, holdout, units = split_table(train, units, self.holdout_fraction, self.split_seed)
-        _require_rows(train, holdout)
+        wanted = self._has_holdout_file() or self.holdout_fraction > 0
+        _require_rows({"training": train, "holdout": holdout} if wanted else {"training": train})
         return Dataset(schema, train, holdout, units, self.public_benchmark, fingerprint)
 
     def _places(self) -> dict[str, Located]:
@@ -286,8 +287,8 @@ def _file_mistakes(files: Mapping[str, Any]) -> list[str]:
     return mistakes
 
 
-def _require_rows(train: pd.DataFrame, holdout: pd.DataFrame) -> None:
-    for part, frame in (("training", train), ("holdout", holdout)):
+def _require_rows(parts: Mapping[str, pd.DataFrame]) -> None:
+    for part, frame in parts.items():
         if frame.empty:
             raise DataError(
                 f"the {part} part of the table has no rows. Give more rows, another dataset.holdout_fraction "

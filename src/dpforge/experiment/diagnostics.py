@@ -78,7 +78,7 @@ def diagnose(run: Path) -> Diagnosis:
         fitted = finished_model(folder)
         experiment = finished_experiment(folder)
         ledger = Ledger.open(folder.ledger)
-        data = runner._data(folder, experiment, runner._key(folder, experiment, ledger), ledger)()
+        data = runner.bound_data(folder, experiment, runner.noise_key(folder, experiment, ledger), ledger)()
         synthetic, _ = read_table(folder.synthetic, fitted.schema)
         pictures.draw_columns(folder.plots, data, fitted, synthetic)
         latents = pictures.draw_latents(folder.plots, fitted, data, experiment.seed)

@@ -95,7 +95,7 @@ def histograms(real: pd.DataFrame | None, synthetic: pd.DataFrame, schema: Schem
             _legend(figure, view)
     for page, start in enumerate(range(0, len(views), _OVERVIEW_PANELS), start=1):
         name = "overview.png" if page == 1 else f"overview-{page}.png"
-        _overview(views[start : start + _OVERVIEW_PANELS], folder / name, note)
+        overview(views[start : start + _OVERVIEW_PANELS], folder / name, note)
 
 
 def _column_shares(
@@ -118,7 +118,7 @@ def _shares(codes: np.ndarray, size: int) -> np.ndarray:
     return np.bincount(codes, minlength=size) / max(1, len(codes))
 
 
-def _overview(views: tuple[ColumnShares, ...], path: Path, note: str) -> None:
+def overview(views: tuple[ColumnShares, ...], path: Path, note: str) -> None:
     columns = min(_OVERVIEW_WIDTH, len(views))
     rows = -(-len(views) // columns)
     with picture(path, (3.6 * columns, 2.7 * rows + 0.7), note=note) as figure:

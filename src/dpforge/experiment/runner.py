@@ -115,9 +115,9 @@ def stored_config(folder: RunDir) -> DictConfig:
 
 def _complete(folder: RunDir, experiment: Experiment, identity: Identity) -> None:
     ledger = _ledger(folder, experiment)
-    random = _key(folder, experiment, ledger)
+    random = noise_key(folder, experiment, ledger)
     access = PrivateAccess(ledger, random)
-    load = _data(folder, experiment, random, ledger)
+    load = bound_data(folder, experiment, random, ledger)
     tracker = Tracker(
         experiment.logger,
         run_dir=folder.root,
@@ -173,7 +173,7 @@ def _prepare(folder: RunDir, config: DictConfig, experiment: Experiment, overrid
     folder.traceback.unlink(missing_ok=True)
 
 
-def _key(folder: RunDir, experiment: Experiment, ledger: Ledger) -> KeyedRandom:
+def noise_key(folder: RunDir, experiment: Experiment, ledger: Ledger) -> KeyedRandom:
     """Return the run's noise streams: from its key file, or from a new key that is on disk first."""
     kind, path = experiment.privacy.rng, folder.private / "key"
     if not path.is_file():
@@ -207,7 +207,7 @@ def _ledger(folder: RunDir, experiment: Experiment) -> Ledger:
     return Ledger.create(folder.ledger, plan, header)
 
 
-def _data(
+def bound_data(
     folder: RunDir, experiment: Experiment, random: KeyedRandom, ledger: Ledger
 ) -> Callable[[], Dataset]:
     """Return a loader that reads the data once and refuses data other than the run's."""
@@ -238,7 +238,7 @@ def _check_own_data(folder: RunDir, experiment: Experiment) -> None:
     if getattr(experiment.dataset, "path", None) is None:
         return
     ledger = Ledger.open(folder.ledger)
-    _data(folder, experiment, _key(folder, experiment, ledger), ledger)()
+    bound_data(folder, experiment, noise_key(folder, experiment, ledger), ledger)()
 
 
 def _logged_config(folder: RunDir) -> dict[str, Any]:

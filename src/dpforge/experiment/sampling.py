@@ -8,11 +8,12 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -29,8 +30,41 @@ from dpforge.privacy.rng import public_random
 
 BLOCK = 50_000
 ENDINGS = (".csv.gz", ".csv", ".parquet")
+ABLE = ("tabular_argn",)  # the models that can be given cells
 _NEEDED = ("model", "runtime")
 Append = Callable[[pd.DataFrame], None]
+Draw = Callable[[int, np.random.Generator], pd.DataFrame]
+
+
+@runtime_checkable
+class ConditionalTable(FittedTable, Protocol):
+    """A finished model that can draw some cells given others; see :class:`FittedARGN` for the methods."""
+
+    def generate(
+        self, rows: int, rng: np.random.Generator, *, temperature: float = 1.0, top_p: float = 1.0
+    ) -> pd.DataFrame:
+        """Return rows drawn at a temperature, or from the likeliest codes only."""
+        ...
+
+    def complete(
+        self, given: pd.DataFrame, rng: np.random.Generator, *, temperature: float = 1.0, top_p: float = 1.0
+    ) -> pd.DataFrame:
+        """Return one row for each row of ``given``, whose cells are kept."""
+        ...
+
+    def impute(self, frame: pd.DataFrame, rng: np.random.Generator, *, draws: int = 1) -> list[pd.DataFrame]:
+        """Return tables in which every missing cell is drawn given the others."""
+        ...
+
+    def rebalance(
+        self, rows: int, rng: np.random.Generator, shares: Mapping[str, Mapping[str, float]]
+    ) -> pd.DataFrame:
+        """Return rows in which one column has given proportions."""
+        ...
+
+    def predict_proba(self, frame: pd.DataFrame, column: str) -> pd.DataFrame:
+        """Return p(column | all other columns)."""
+        ...
 
 
 def sample_rows(
@@ -55,35 +89,61 @@ def sample_rows(
         DataError: ``out`` cannot be written.
         Interrupted: Asked to stop; nothing was written.
     """
-    folder = RunDir(run)
-    mistakes = [*_number_mistakes(rows, seed), *_place_mistakes(out, run, overwrite)]
+    mistakes = [*number_mistakes(rows, seed), *place_mistakes(out, run, overwrite)]
     if mistakes:
         raise ConfigError(mistakes)
-    fitted = finished_model(folder)
-    with (
-        StopFlag().installed() as stopping,
-        progress(bar) as display,
-        replacing(out) as temporary,
-        display.task("sample", rows) as stage,
-        _writing(temporary, _ending(out)) as append,
-    ):
-        for block in blocks(fitted, rows, seed):
-            append(block)
-            stage.advance(len(block))
-            if stopping():
-                raise Interrupted(f"stopped; {out} was not written. Start the same command again.")
+    fitted = finished_model(RunDir(run))
+    write_blocks([out], ((0, block) for block in blocks(fitted.sample, rows, seed)), rows, bar=bar)
 
 
-def blocks(fitted: FittedTable, rows: int, seed: int) -> Iterator[pd.DataFrame]:
-    """Yield ``rows`` rows as typed tables of at most 50,000 rows, each drawn from its own public stream.
+def blocks(draw: Draw, rows: int, seed: int, size: int | None = None) -> Iterator[pd.DataFrame]:
+    """Yield ``rows`` rows as typed tables of at most ``size`` rows, each drawn from its own public stream.
 
     Every block is drawn whole and then cut, because generators restore marginals within a block: a last
     block of a few rows would lose the dependence between columns.
+
+    Args:
+        draw: Makes so many rows from public randomness.
+        rows: At least 1.
+        seed: Public seed, >= 0.
+        size: Rows drawn at a time; ``None`` is 50,000.
     """
-    random = public_random(seed)
-    for number, start in enumerate(range(0, rows, BLOCK)):
-        block = fitted.sample(BLOCK, random.generator("more rows", number))
-        yield block.head(rows - start)
+    random, size = public_random(seed), size or BLOCK
+    for number, start in enumerate(range(0, rows, size)):
+        yield draw(size, random.generator("more rows", number)).head(rows - start)
+
+
+def write_blocks(
+    outs: Sequence[Path], numbered: Iterable[tuple[int, pd.DataFrame]], total: int, *, bar: bool = True
+) -> None:
+    """Write tables block by block; all of them appear once the last block is written, or none does.
+
+    Args:
+        outs: Files to write, each ending in one of ``ENDINGS``.
+        numbered: The number of a file in ``outs``, and the rows that it gets next.
+        total: Rows of all files together, for the progress bar.
+        bar: Whether to draw progress on a terminal.
+
+    Raises:
+        DataError: A file cannot be written.
+        Interrupted: Asked to stop; nothing was written.
+    """
+    with (
+        StopFlag().installed() as stopping,
+        progress(bar) as display,
+        ExitStack() as files,
+        display.task("sample", total) as stage,
+    ):
+        appends = [
+            files.enter_context(_writing(files.enter_context(replacing(out)), _ending(out))) for out in outs
+        ]
+        for number, block in numbered:
+            appends[number](block)
+            stage.advance(len(block))
+            if stopping():
+                names = ", ".join(str(out) for out in outs)
+                were = "was" if len(outs) == 1 else "were"
+                raise Interrupted(f"stopped; {names} {were} not written. Start the same command again.")
 
 
 def finished_model(folder: RunDir) -> FittedTable:
@@ -103,6 +163,18 @@ def finished_model(folder: RunDir) -> FittedTable:
             f"the model of {folder.root} does not fit its config.yaml ({type(error).__name__}): another"
             " version of dpforge made it. Use that version (environment.json names it), or run again."
         ) from error
+
+
+def conditional_model(folder: RunDir) -> ConditionalTable:
+    """Load the model of a finished run; raises ``ConfigError`` if it can only draw whole rows."""
+    fitted = finished_model(folder)
+    if isinstance(fitted, ConditionalTable):
+        return fitted
+    model = str(stored_config(folder)["model"]["_target_"]).rpartition(".")[2]
+    raise ConfigError(
+        f"the model of {folder.root} ({model}) draws whole rows only: -n without further options. Use a run"
+        f" with model={' or '.join(ABLE)}."
+    )
 
 
 def _check_certified(folder: RunDir) -> None:
@@ -130,7 +202,8 @@ def _components(folder: RunDir) -> dict[str, Any]:
     return built
 
 
-def _number_mistakes(rows: int, seed: int) -> list[str]:
+def number_mistakes(rows: int, seed: int) -> list[str]:
+    """Return what is wrong with a number of rows and a public seed."""
     mistakes = []
     if rows < 1:
         mistakes.append(f"-n {rows}: expected at least 1 row.")
@@ -139,7 +212,8 @@ def _number_mistakes(rows: int, seed: int) -> list[str]:
     return mistakes
 
 
-def _place_mistakes(out: Path, run: Path, overwrite: bool) -> list[str]:
+def place_mistakes(out: Path, run: Path, overwrite: bool) -> list[str]:
+    """Return why rows of ``run`` cannot be written to ``out``."""
     if not _ending(out):
         return [f"--out {out}: expected a name that ends in .parquet, .csv or .csv.gz."]
     if out.is_dir():

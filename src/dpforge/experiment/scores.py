@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 
 from dpforge.evaluation import Results, attack_notes, headline
+from dpforge.experiment.score_tables import write_tables
 from dpforge.experiment.stages import Work
 from dpforge.experiment.tracking import Value, Visibility
 
@@ -21,6 +22,8 @@ def write_scores(work: Work, results: Results, facts: dict[str, Any]) -> None:
         work.tracker.taint(key, "metrics.json")
         if key in {row.name for row in headline(results)} or (sentences and key.startswith("attack/")):
             work.tracker.taint(key, "terminal")
+    for name in write_tables(work.folder, results):
+        work.tracker.taint(name, "tables.json")
     for sentence in sentences:
         Console(highlight=False).print(sentence, markup=False)
     content = results.to_json()

@@ -188,7 +188,7 @@ def evaluate(work: Work, fitted: FittedTable, synthetic: pd.DataFrame) -> Result
     plan = work.access.ledger.plan
     results = work.experiment.evaluation.evaluate(
         data.train,
-        data.holdout,
+        data.holdout if len(data.holdout) else None,
         synthetic,
         fitted.schema,
         seed=work.experiment.seed,

@@ -75,9 +75,11 @@ def _number_mistakes(model: TabularARGN) -> list[str]:
     for name in ("basis_decay", "weight_decay"):
         if not getattr(model, name) >= 0:
             mistakes.append(f"model.{name}={getattr(model, name)!r}: expected a number >= 0.")
-    for name in ("ema", "dropout", "marginal_share"):
+    for name in ("ema", "dropout"):
         if not 0 <= getattr(model, name) < 1:
             mistakes.append(f"model.{name}={getattr(model, name)!r}: expected a number in [0, 1).")
+    if not 0 < model.marginal_share < 1:
+        mistakes.append(f"model.marginal_share={model.marginal_share!r}: expected a number in (0, 1).")
     return mistakes
 
 

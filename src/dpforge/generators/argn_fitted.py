@@ -51,6 +51,7 @@ class FittedARGN:
         self.fine, self.marginals, self.pieces, self.schema = fine, marginals, pieces, schema
         self.net, self.any_order, self.recalibrate = net.eval(), any_order, recalibrate
         self._home = list(net.order)
+        self.codec_name = _codec_name(fine, schema)
 
     def sample(self, rows: int, rng: np.random.Generator) -> pd.DataFrame:
         """Return ``rows`` synthetic rows; marginals are restored within chunks of 50,000 rows."""
@@ -176,14 +177,26 @@ class FittedARGN:
         return self.net.log_probs(changed).double().sum(1)
 
     def log_prob(self, frame: pd.DataFrame) -> np.ndarray:
-        """Return the log-probability ``(n,)`` in nats of the fine cells of rows. Private for real rows."""
-        fine = self._encode(frame)
+        """Return the log-probability ``(n,)`` in nats of the cells of rows, uniform within a cell.
+
+        Fine cells count relative to the width of their bin, so that models with the same public bins compare.
+        Private for real rows.
+        """
         with torch.no_grad():
             modelled = self.net.log_probs(self._codes(frame)).double().sum(1).numpy()
-        for sub, inside in enumerate(self.pieces.cell_masses):
-            there = self._there(fine, sub)
-            modelled = modelled + np.where(there, np.log(inside[fine[:, sub]]), 0.0)
-        return modelled
+        return modelled + self._cell_terms(frame, self.pieces.cell_masses)
+
+    def independent_log_prob(self, frame: pd.DataFrame) -> np.ndarray:
+        """Return what :meth:`log_prob` would be with the released marginals alone, ``(n,)``."""
+        return self._cell_terms(frame, self.marginals.masses)
+
+    def _cell_terms(self, frame: pd.DataFrame, masses: Sequence[np.ndarray]) -> np.ndarray:
+        fine = self._encode(frame)
+        total = np.zeros(len(fine))
+        for sub, (mass, width) in enumerate(zip(masses, self.fine.widths, strict=True)):
+            terms = np.log(mass) - np.log(width)
+            total += np.where(self._there(fine, sub), terms[fine[:, sub]], 0.0)
+        return total
 
     def save(self, folder: Path) -> None:
         """Write the model; see :func:`dpforge.generators.storage.save_model`."""
@@ -243,6 +256,12 @@ class FittedARGN:
             fine[:, sub] = cells_of(np.where(there, pieces, 0), of_cell, inside, rng)
         frame = self.fine.codec.decode(fine, rng)
         return repair(add_derived(frame, self.schema), self.schema)
+
+
+def _codec_name(fine: FineCodec, schema: Schema) -> str:
+    """The public cells that probabilities refer to; derived columns follow from the others."""
+    parts = "" if len(fine.codec.columns) == len(fine.codec.sizes) else " in sub-columns"
+    return f"cells of schema {schema.name} {schema.digest[:8]}{parts}"
 
 
 def piece_codes(fine: np.ndarray, codec: FineCodec, pieces: Pieces) -> Tensor:

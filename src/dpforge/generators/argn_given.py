@@ -29,6 +29,11 @@ def without_derived(given: pd.DataFrame, schema: Schema) -> pd.DataFrame:
         values = dict(enumerate(categories.values if categories else (), start=1))
         numbers = pd.Series(pd.to_numeric(pd.Series(given[dependent]), errors="coerce"))
         implied = numbers.map(values)
+        if bool((implied.isna() & pd.Series(given[dependent]).notna()).any()):
+            raise DataError(
+                f"column '{dependent}' holds a value that is no position in '{determinant}'; expected 1 to"
+                f" {len(values)}. Correct it or leave the cell empty."
+            )
         before = pd.Series(given[determinant]).astype(object) if determinant in given.columns else implied
         given = given.drop(columns=dependent).assign(**{determinant: before.where(before.notna(), implied)})
     return given
@@ -90,7 +95,10 @@ def balanced_cells(
     column = model.schema.column(name) if name in names else None
     if column is None or column.kind != "categorical":
         raise ConfigError(f"'{name}' is no categorical column of the model.{did_you_mean(name, names)}")
-    sub = model.fine.codec.columns[names.index(name)][0]
+    subs = model.fine.codec.columns[names.index(name)]
+    if len(subs) != 1:
+        raise ConfigError(f"'{name}' is written in {len(subs)} parts; rebalance a column of one part.")
+    sub = subs[0]
     labels = list(model.fine.codec.labels(sub))
     known = column.categories.values if column.categories else ()
     unknown = sorted(set(wanted) - set(known))
@@ -108,5 +116,7 @@ def balanced_cells(
     final = np.array([wanted.get(label, 0.0) for label in labels])
     if rest.sum() > 0:
         final = final + rest / rest.sum() * (1 - total)
+    elif total < 1 - 1e-9:
+        raise ConfigError(f"shares of '{name}' sum to {total:g} and name every value; expected a sum of 1.")
     cells = rng.choice(len(labels), size=rows, p=final / final.sum())
     return pd.DataFrame({name: [labels[cell] for cell in cells]})

@@ -16,6 +16,7 @@ from dpforge.privacy.rng import KeyedRandom
 
 RATE_FLOOR = 0.1
 RATE_PATIENCE = 2
+HELD = 10_000  # rows of one forward pass
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,10 @@ class ARGNModule(PrivateModule):
 
     def _compare(self, stop: EarlyStop) -> None:
         with torch.no_grad():
-            loss = float(self.per_example_loss((stop.codes,)).mean())
+            parts = [
+                self.per_example_loss((codes.to(self.course.device),)) for codes in stop.codes.split(HELD)
+            ]
+        loss = float(torch.cat(parts).mean())
         if loss < float(self.course[0]):
             self.course[:3] = torch.tensor([loss, 0.0, 0.0], dtype=torch.float64)
             assert self.average is not None

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dpforge.errors import ConfigError
+from dpforge.errors import ConfigError, RunError
 from dpforge.nets.autoregressive import AutoregressiveNet
 from dpforge.nets.drawing import evenly_spread, quantile, raked
 
@@ -73,7 +73,7 @@ def draw_codes(
         absent = codes[:, null_of[sub]] == 1 if null_of[sub] >= 0 else None
         if given is not None and bool((given[:, sub] >= 0).any()):
             log_given += _log_probability(logits, given[:, sub], absent)
-        drawn = _draw(net, sub, logits, rng, drawing, None if forbidden is None else forbidden[sub])
+        drawn = _draw(net, sub, logits, rng, drawing, None if forbidden is None else forbidden[sub], absent)
         if given is not None:
             drawn = torch.where(given[:, sub] >= 0, given[:, sub], drawn)
         codes[:, sub] = drawn if absent is None else torch.where(absent, net.sizes[sub], drawn)
@@ -88,13 +88,18 @@ def _draw(
     rng: np.random.Generator,
     drawing: Drawing,
     forbidden: Tensor | None,
+    absent: Tensor | None,
 ) -> Tensor:
+    if not bool(torch.isfinite(logits).all()):
+        raise RunError("the model's logits are not finite; train again with a smaller learning rate.")
     v = torch.from_numpy(rng.random(len(logits)))
     if forbidden is not None:
         logits = logits.masked_fill(forbidden, -torch.inf)
-    if drawing.recalibrate and len(v):
-        logits = raked(logits, net.masses[sub])
-        v = evenly_spread(logits, v)
+    there = torch.arange(len(v)) if absent is None else torch.nonzero(~absent)[:, 0]
+    if drawing.recalibrate and len(there):
+        logits = logits.clone()
+        logits[there] = raked(logits[there], net.masses[sub])
+        v[there] = evenly_spread(logits[there], v[there])
     return quantile(tempered(logits, drawing.temperature, drawing.top_p), v)[0]
 
 

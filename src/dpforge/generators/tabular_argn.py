@@ -8,21 +8,19 @@ References:
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
 from dpforge.data import Dataset, Schema
 from dpforge.data.constraints import derived_columns
 from dpforge.data.encode.refine import FineCodec, fine_codec
-from dpforge.errors import ConfigError
+from dpforge.errors import ConfigError, PrivacyError, did_you_mean
 from dpforge.generators.argn_checks import setting_mistakes
 from dpforge.generators.argn_fitted import FittedARGN, piece_codes
 from dpforge.generators.argn_marginals import (
@@ -35,19 +33,15 @@ from dpforge.generators.argn_marginals import (
     target_sub,
 )
 from dpforge.generators.argn_model import ARGNModule, EarlyStop, Optimization
+from dpforge.generators.argn_rows import Gather, encode_rows, hold_out
 from dpforge.generators.base import RunContext, nominal_units, rows_per_unit
 from dpforge.generators.histograms import histogram_release
 from dpforge.generators.storage import load_model
 from dpforge.generators.training import TrainingData, train
 from dpforge.nets.autoregressive import AutoregressiveNet, embedding_width
-from dpforge.privacy.batches import Tensors
 from dpforge.privacy.plan import Plan, Training, make_plan
 from dpforge.privacy.spec import PrivacySpec, replace_factor
 from dpforge.privacy.values import protect_values, stand_in, value_pieces
-
-CHUNK = 1_000_000
-LARGEST_IN_MEMORY = 2**28
-STOP_SHARE = 0.1
 
 
 @dataclass(frozen=True)
@@ -103,7 +97,7 @@ class TabularARGN:
     basis_scale: float = 0.5
     spike_threshold: float = 4.0
     spike_rise: float = 3.0
-    target_weight: float = 3.0
+    target_weight: float = 1.0
     sampling_rate: float | None = None
     expected_batch_size: float | None = 1024
     steps: int = 600
@@ -139,6 +133,7 @@ class TabularARGN:
             )
         width = self._width(schema)
         self._order(schema)
+        self._check_refined(schema)
         release = histogram_release(schema, privacy.relation, width=width)
         sensitivity = privacy.max_grad_norm * replace_factor(privacy.relation, histogram=False)
         reason = f"flat clip to {privacy.max_grad_norm:g} over all parameters of a unit"
@@ -155,14 +150,14 @@ class TabularARGN:
         """Release the marginals, then train the network on Poisson batches."""
         schema, table = protect_values(data.schema, data.train, run.access)
         fine = self._fine(schema)
-        codes = _encode(table, fine, run.checkpoints)
+        codes = encode_rows(table, fine, run.checkpoints)
         marginals = release_marginals(
             run.access, fine, codes, self.allocation, float(schema.nominal_rows), cross=self.cross_target
         )
         pieces = make_pieces(marginals, fine, self._shape())
         net = self._network(fine, pieces, int(run.random.generator("initialisation").integers(2**31)))
         steps = run.access.piece("train").count if run.spec.enabled else self.steps
-        kept, stop = self._held_out(fine, pieces, codes, run)
+        kept, stop = self._kept(fine, pieces, codes, run)
         module = ARGNModule(
             net,
             Optimization(self.learning_rate, self.weight_decay, self.lr_decay, self.ema, steps),
@@ -173,7 +168,11 @@ class TabularARGN:
         rate = self.rate(schema)
         train(
             module,
-            TrainingData(self._gather(fine, pieces, codes, kept, run), len(kept), data.units),
+            TrainingData(
+                Gather(codes, kept, fine, pieces, run, self.dropout, self._embedded(pieces)),
+                len(kept),
+                None if data.units is None else data.units[kept],
+            ),
             run,
             sampling_rate=rate,
             steps=steps,
@@ -225,6 +224,13 @@ class TabularARGN:
             return [column.name for column in schema.columns if column.special_values]
         return [name for name in self.refine_columns if name in schema.names]
 
+    def _check_refined(self, schema: Schema) -> None:
+        names = () if isinstance(self.refine_columns, str) else self.refine_columns
+        unknown = [name for name in names if name not in schema.names]
+        if unknown:
+            hint = did_you_mean(unknown[0], schema.names)
+            raise ConfigError(f"model.refine_columns: the schema has no column '{unknown[0]}'.{hint}")
+
     def _shape(self) -> Shape:
         return Shape(self.degree, self.basis_decay, self.basis_scale, self.spike_threshold, self.spike_rise)
 
@@ -262,61 +268,22 @@ class TabularARGN:
             weights[target] = self.target_weight
         return weights
 
-    def _held_out(
+    def _embedded(self, pieces: Pieces) -> int:
+        """Width of all embeddings, which dropout acts on."""
+        return sum(embedding_width(len(mass), self.size) for mass in pieces.masses) if self.size else 0
+
+    def _kept(
         self, fine: FineCodec, pieces: Pieces, codes: np.ndarray, run: RunContext
     ) -> tuple[np.ndarray, EarlyStop | None]:
         """Return the rows to train on, and what ends training early."""
         if self.patience is None:
             return np.arange(len(codes)), None
-        shuffled = run.random.generator("held_out").permutation(len(codes))
-        count = max(int(len(codes) * STOP_SHARE), 1)
-        held = piece_codes(np.asarray(codes[np.sort(shuffled[:count])]), fine, pieces)
+        if run.spec.enabled:
+            raise PrivacyError("model.patience ends training by the loss of private rows, unpaid.")
+        kept, held = hold_out(codes, run)
         every = math.ceil(1 / self.rate_of(len(codes)))
-        return np.sort(shuffled[count:]), EarlyStop(held, self.patience, every)
+        return kept, EarlyStop(piece_codes(held, fine, pieces), self.patience, every)
 
     def rate_of(self, rows: int) -> float:
         """Return the share of a pass in one step; without privacy only, for it counts the rows."""
         return self.sampling_rate or min(float(self.expected_batch_size or 0) / max(rows, 1), 1.0)
-
-    def _gather(
-        self, fine: FineCodec, pieces: Pieces, codes: np.ndarray, kept: np.ndarray, run: RunContext
-    ) -> Gather:
-        width = sum(embedding_width(len(mass), self.size) for mass in pieces.masses) if self.size else 0
-        return Gather(codes, kept, fine, pieces, run, self.dropout, width)
-
-
-@dataclass(frozen=True)
-class Gather:
-    """Fetches the rows of a step: their codes, and a dropout mask if there is dropout."""
-
-    codes: np.ndarray
-    kept: np.ndarray
-    fine: FineCodec
-    pieces: Pieces
-    run: RunContext
-    dropout: float
-    width: int
-
-    def __call__(self, rows: Tensor, step: int) -> Tensors:
-        """Return the tensors of the rows numbered ``rows`` among those kept."""
-        chosen = self.kept[rows.numpy()]
-        batch = piece_codes(np.asarray(self.codes[chosen]), self.fine, self.pieces)
-        if not self.dropout or not self.width:
-            return (batch,)
-        random = self.run.access.random.generator("train/dropout", step)
-        keep = random.random((len(batch), self.width), dtype=np.float32) >= self.dropout
-        return batch, torch.from_numpy(keep).float() / (1 - self.dropout)
-
-
-def _encode(table: pd.DataFrame, fine: FineCodec, folder: Path) -> np.ndarray:
-    """Encode in chunks; large tables into a memory-mapped file that vanishes with the process."""
-    shape = (len(table), len(fine.codec.sizes))
-    kind = np.dtype(np.int16 if max(fine.codec.sizes) < 2**15 else np.int32)
-    if shape[0] * shape[1] * kind.itemsize <= LARGEST_IN_MEMORY:
-        codes = np.empty(shape, kind)
-    else:
-        with tempfile.TemporaryFile(dir=folder) as file:
-            codes = np.memmap(file, kind, "w+", shape=shape)
-    for start in range(0, len(table), CHUNK):
-        fine.codec.encode(table.iloc[start : start + CHUNK], out=codes[start : start + CHUNK])
-    return codes

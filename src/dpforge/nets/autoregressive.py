@@ -78,7 +78,8 @@ class AutoregressiveNet(nn.Module):
         # Plain attributes: per-example gradient hooks refuse modules with buffers.
         self.masses = [mass.float() for mass in masses]
         self.inputs = [functional.pad(table.float(), (0, 0, 0, 1)) for table in inputs]
-        self.outputs = [table.float() for table in outputs]
+        # Column by column in memory: the products with its transpose then take a third less time.
+        self.outputs = [table.float().T.contiguous().T for table in outputs]
         self.direct = _zeros(self._widths(outputs), self._widths(inputs)) if direct else None
         self._build_deep(size)
         self.set_order(order)
@@ -141,9 +142,8 @@ class AutoregressiveNet(nn.Module):
         found: list[Tensor] = [mass.log().expand(len(codes), -1) for mass in self.masses]
         if self.direct is not None:
             coefficients = self.direct(self.functions(codes)).split(self._widths(self.outputs), dim=1)
-            found = [
-                logit + c @ table.T for logit, c, table in zip(found, coefficients, self.outputs, strict=True)
-            ]
+            tables = zip(found, coefficients, self.outputs, strict=True)
+            found = [torch.addmm(logit, c, table.T) for logit, c, table in tables]
         if self.regressor is not None and self.heads is not None:
             embedded = self.embed(codes)
             regressed = self.regressor(embedded if keep is None else embedded * keep).split(
@@ -155,12 +155,16 @@ class AutoregressiveNet(nn.Module):
 
     def functions(self, codes: Tensor) -> Tensor:
         """Return the fixed functions ``(B, F)`` of codes ``(B, S)``."""
-        return torch.cat([table[codes[:, s]] for s, table in enumerate(self.inputs)], 1)
+        subs = codes.T.contiguous()
+        return torch.cat([table.index_select(0, subs[s]) for s, table in enumerate(self.inputs)], 1)
 
     def embed(self, codes: Tensor) -> Tensor:
         """Return the embeddings ``(B, E)`` of codes ``(B, S)``."""
         assert self.embeddings is not None
-        return torch.cat([layer(codes[:, s]) for s, layer in enumerate(self.embeddings)], 1)
+        there = codes < codes.new_tensor(self.sizes)
+        found = [layer(codes[:, s]) for s, layer in enumerate(self.embeddings)]
+        # Noise of DP-SGD reaches the row of "not there" too, so that it does not stay zero by itself.
+        return torch.cat(found, 1) * there.repeat_interleave(codes.new_tensor(self.embedded), dim=1)
 
     def begin(self, rows: int) -> Prefix:
         """Return the state of ``rows`` rows of which no code is known yet."""
@@ -205,7 +209,8 @@ class Prefix:
         """Set the codes ``(rows,)`` of a sub-column."""
         self._functions[:, self._in[sub]] = self.net.inputs[sub][codes]
         if self._embedded is not None and self.net.embeddings is not None:
-            self._embedded[:, _slices(self.net.embedded)[sub]] = self.net.embeddings[sub](codes)
+            there = (codes < self.net.sizes[sub])[:, None]
+            self._embedded[:, _slices(self.net.embedded)[sub]] = self.net.embeddings[sub](codes) * there
 
 
 def _rows_of(layer: MaskedLinear, rows: slice, x: Tensor) -> Tensor:

@@ -30,12 +30,14 @@ class FineCodec:
         groups: Number of the bin that each fine cell is a part of, int64 ``(K_s,)`` a sub-column, rising.
         lone: Whether a cell stands outside the order of the others (missing, unknown, special values).
         refined: Whether the bins of the sub-column were cut.
+        widths: Share of its bin that each fine cell covers, ``(K_s,)`` a sub-column; 1 where nothing was cut.
     """
 
     codec: SubColumnCodec
     groups: tuple[np.ndarray, ...]
     lone: tuple[np.ndarray, ...]
     refined: tuple[bool, ...]
+    widths: tuple[np.ndarray, ...]
 
 
 def fine_codec(
@@ -68,17 +70,19 @@ def fine_codec(
     fine = SubColumnCodec(replace(schema, columns=tuple(columns)), codecs=codecs, **options)
     parted = [now is not before for now, before in zip(columns, schema.columns, strict=True)]
     inner = [_cells(column, fine, options) for column in columns]
-    groups, lone, refined = [], [], []
+    groups, lone, refined, widths = [], [], [], []
     for number, subs in enumerate(fine.columns):
         cells, parts_of = inner[number], described[number]
         for sub in subs:
             if parted[number] and cells is not None and parts_of is not None:
                 groups.append(_groups(cells, parts_of))
+                widths.append(_shares(cells, parts_of, groups[-1]))
             else:
                 groups.append(np.arange(fine.sizes[sub]))
+                widths.append(np.ones(fine.sizes[sub]))
             lone.append(np.zeros(fine.sizes[sub], bool) if cells is None else _lone(columns[number], cells))
             refined.append(parted[number])
-    return FineCodec(fine, tuple(groups), tuple(lone), tuple(refined))
+    return FineCodec(fine, tuple(groups), tuple(lone), tuple(refined), tuple(widths))
 
 
 def _cells(column: Column, codec: SubColumnCodec, options: Mapping[str, int]) -> ColumnCells | None:
@@ -116,8 +120,19 @@ def _groups(fine: ColumnCells, coarse: ColumnCells) -> np.ndarray:
         below = np.searchsorted(values, fine.lower[cell] + 1e-9, side="right") - 1
         while atoms[below] and not fine.atom[cell] and below + 1 < len(values):
             below += 1  # a continuous bin that begins where a special value lies
+        if fine.atom[cell] and below and atoms[below - 1] and values[below - 1] == values[below]:
+            below -= 1  # that special value itself
         found[cell] = lead + below
     return found
+
+
+def _shares(fine: ColumnCells, coarse: ColumnCells, groups: np.ndarray) -> np.ndarray:
+    part, whole = fine.upper - fine.lower, (coarse.upper - coarse.lower)[groups]
+    inside = ~fine.atom & ~coarse.atom[groups]
+    # An atom that a cut left of a bin is one step of the grid wide.
+    return np.where(
+        inside, part / np.where(inside, whole, 1.0), np.where(coarse.atom[groups], 1.0, coarse.jitter[groups])
+    )
 
 
 def _lone(column: Column, cells: ColumnCells) -> np.ndarray:

@@ -143,7 +143,7 @@ def released_columns(run: FinishedRun) -> list[Block]:
 
 def _draw_views(views: tuple[ColumnShares, ...], place: Path) -> None:
     for page, start in enumerate(range(0, len(views), PANELS), start=1):
-        plots_columns._overview(views[start : start + PANELS], place / f"overview-{page:03d}.png", "")
+        plots_columns.overview(views[start : start + PANELS], place / f"overview-{page:03d}.png", "")
 
 
 def _released_views(

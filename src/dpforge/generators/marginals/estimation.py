@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dpforge.generators.marginals.graphical import GraphicalModel, calibrated, expanded, summed
+from dpforge.generators.marginals.graphical import GraphicalModel, calibrated, expanded
 from dpforge.generators.marginals.junction import Clique, JunctionTree, junction_tree, shape
+from dpforge.generators.marginals.sums import shared_sums
 
 Potentials = dict[Clique, np.ndarray]
 WINDOW = 20
@@ -136,19 +137,31 @@ class _Problem:
         self.tree, self.measurements, self.total = tree, measurements, total
         self.homes = [tree.home(m.clique) or 0 for m in measurements]
         self.first_step = 1 / (total * max(float((1 / m.variances).max()) for m in measurements))
+        served = [
+            [m.clique for home, m in zip(self.homes, measurements, strict=True) if home == i]
+            for i in range(len(tree.cliques))
+        ]
+        self.sums = [
+            shared_sums(tree.sizes, clique, wanted)
+            for clique, wanted in zip(tree.cliques, served, strict=True)
+        ]
 
     def beliefs(self, theta: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Return the marginals of all cliques under potentials ``theta``, one a measurement."""
-        logits = [np.zeros(shape(self.tree.sizes, clique)) for clique in self.tree.cliques]
+        parts: list[Potentials] = [{} for _ in self.sums]
         for home, measurement, table in zip(self.homes, self.measurements, theta, strict=True):
-            logits[home] += expanded(table, measurement.clique, self.tree.cliques[home])
+            parts[home][measurement.clique] = table
+        logits = [
+            sums.adjoint(part, shape(self.tree.sizes, sums.clique))
+            for sums, part in zip(self.sums, parts, strict=True)
+        ]
         return calibrated(self.tree, logits)
 
     def tables(self, beliefs: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Return the expected counts of every measured marginal."""
+        found = [sums.forward(belief) for sums, belief in zip(self.sums, beliefs, strict=True)]
         return [
-            self.total * summed(beliefs[home], self.tree.cliques[home], m.clique)
-            for home, m in zip(self.homes, self.measurements, strict=True)
+            self.total * found[home][m.clique] for home, m in zip(self.homes, self.measurements, strict=True)
         ]
 
     def loss(self, tables: Sequence[np.ndarray]) -> tuple[float, list[np.ndarray]]:

@@ -9,6 +9,8 @@ import numpy as np
 
 from dpforge.generators.marginals.junction import Clique, JunctionTree, cells, shape
 
+SMALLEST = 1e-200
+
 
 def expanded(values: np.ndarray, columns: Clique, clique: Clique) -> np.ndarray:
     """View a table over ``columns`` as one over ``clique``, with length 1 where a column is absent."""
@@ -36,23 +38,35 @@ def calibrated(tree: JunctionTree, logits: Sequence[np.ndarray]) -> list[np.ndar
         One probability table a clique, each summing to 1; overlapping ones agree.
     """
     messages: list[np.ndarray] = [np.zeros(())] * len(logits)
-    conditionals = list(logits)
+    beliefs, masses = list(logits), list(messages)
     for i in range(len(logits) - 1, -1, -1):
         clique, separator = tree.cliques[i], tree.separators[i]
         table = logits[i]
         for child in tree.children[i]:
             table = table + expanded(messages[child], tree.separators[child], clique)
-        inside = tuple(axis for axis, c in enumerate(clique) if c not in separator)
-        peak = table.max(axis=inside, keepdims=True)
-        table = np.exp(table - peak)
-        mass = table.sum(axis=inside, keepdims=True)
-        conditionals[i] = table / mass
-        messages[i] = (peak + np.log(mass)).reshape(shape(tree.sizes, separator))
+        beliefs[i], masses[i], peak = _exponentiated(table, clique, separator)
+        messages[i] = (peak + np.log(masses[i])).reshape(shape(tree.sizes, separator))
+    beliefs[0] = beliefs[0] / masses[0]
     for i in range(1, len(logits)):
-        parent = tree.parents[i]
-        known = summed(conditionals[parent], tree.cliques[parent], tree.separators[i])
-        conditionals[i] = conditionals[i] * expanded(known, tree.separators[i], tree.cliques[i])
-    return conditionals
+        parent, separator = tree.parents[i], tree.separators[i]
+        known = summed(beliefs[parent], tree.cliques[parent], separator)
+        beliefs[i] *= expanded(known, separator, tree.cliques[i]) / masses[i]
+    return beliefs
+
+
+def _exponentiated(
+    table: np.ndarray, clique: Clique, separator: Clique
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return exp(table − peak), its sum given the separator, and the peak; sums are never 0."""
+    inside = tuple(axis for axis, c in enumerate(clique) if c not in separator)
+    peak = table.max()
+    scaled = np.exp(table - peak)
+    mass = scaled.sum(axis=inside, keepdims=True)
+    if mass.min() < SMALLEST:  # a slice lies so low that one peak for all would lose it
+        peak = table.max(axis=inside, keepdims=True)
+        scaled = np.exp(table - peak)
+        mass = scaled.sum(axis=inside, keepdims=True)
+    return scaled, mass, peak
 
 
 @dataclass(frozen=True)

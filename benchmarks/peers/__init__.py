@@ -1,0 +1,1 @@
+"""Other people's systems, each run in a virtual environment of its own."""
