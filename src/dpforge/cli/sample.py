@@ -25,6 +25,7 @@ dpforge-sample RUN --predict income --given rows.csv --out shares.csv
 Only -n alone works with every model; the other options need one that can be given cells (tabular_argn).
 """
 _SHARES = '\'{"column": {"value": share}}\', such as \'{"income": {">50K": 0.5}}\''
+LONGEST_SHOWN = 200
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -134,15 +135,16 @@ def parse_shares(text: str) -> dict[str, dict[str, float]]:
     Raises:
         ConfigError: The text is something else, names a key twice, or does not name one column.
     """
+    shown = text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
     try:
         found = json.loads(text, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"--balance {text}: {error}. Expected JSON: {_SHARES}.") from None
+        raise ConfigError(f"--balance {shown}: {error}. Expected JSON: {_SHARES}.") from None
     columns = list(found.values()) if isinstance(found, dict) else []
     if len(columns) != 1 or not isinstance(columns[0], dict) or not columns[0]:
-        raise ConfigError(f"--balance {text}: expected the shares of one column: {_SHARES}.")
+        raise ConfigError(f"--balance {shown}: expected the shares of one column: {_SHARES}.")
     if any(isinstance(share, bool) or not isinstance(share, int | float) for share in columns[0].values()):
-        raise ConfigError(f"--balance {text}: expected numbers in [0, 1] as shares: {_SHARES}.")
+        raise ConfigError(f"--balance {shown}: expected numbers in [0, 1] as shares: {_SHARES}.")
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime
 from itertools import pairwise
@@ -37,7 +38,7 @@ def _categorical_mistakes(column: Column, place: str) -> Iterator[str]:
     values = categories.values
     if not values and categories.provenance != "private":
         yield f"{place}.categories.values is empty: list them, or use provenance: private with an epsilon"
-    repeated = sorted({value for value in values if values.count(value) > 1})
+    repeated = sorted(value for value, times in Counter(values).items() if times > 1)
     if repeated:
         yield f"{place}.categories.values lists {', '.join(map(repr, repeated))} more than once"
     if categories.provenance == "private" and (categories.epsilon is None or categories.delta is None):

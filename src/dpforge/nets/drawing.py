@@ -9,6 +9,7 @@ from torch import Tensor
 
 GOLDEN = (math.sqrt(5) - 1) / 2
 RAKING_STEPS = 10
+LEAST_SHARE = 1e-30
 
 
 def raked(logits: Tensor, mass: Tensor) -> Tensor:
@@ -18,9 +19,13 @@ def raked(logits: Tensor, mass: Tensor) -> Tensor:
         logits: ``(B, K)``.
         mass: Probabilities ``(K,)``.
     """
+    shares, factors = torch.softmax(logits, 1), torch.ones_like(mass)
     for _ in range(RAKING_STEPS):
-        logits = logits + (mass / torch.softmax(logits, 1).mean(0).clamp_min(1e-12)).log()
-    return logits
+        # The mean over the rows of softmax(logits + log factors), without another exponential of every entry.
+        totals = (shares @ factors).clamp_min(LEAST_SHARE)
+        mean = factors * (totals.reciprocal() @ shares) / max(len(shares), 1)
+        factors = (factors * mass / mean.clamp_min(1e-12)).clamp(LEAST_SHARE, 1 / LEAST_SHARE)
+    return logits + factors.log()
 
 
 def evenly_spread(logits: Tensor, v: Tensor) -> Tensor:
