@@ -60,7 +60,7 @@ def test_the_summary_names_the_whole_run_folder():
 
 def test_a_sound_run_has_no_warning():
     assert warning_line(FACTS) == ""
-    assert summary().splitlines()[0].lstrip().startswith("ε (PLD, of record)")
+    assert summary().splitlines()[0].lstrip().startswith("ε (of record)")
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,7 @@ def _show(run: CheckedRun, console: Any) -> None:
         console.print(f"  {piece.name}: {piece.reason}", markup=False, style="dim")
     found = epsilons(run.plan)
     console.print(
-        f"epsilon {_number(found['pld'])} (PLD, of record), {_number(found['rdp'])} (RDP) at "
+        f"epsilon {_accounted(run.plan, found)} at "
         f"delta {run.plan.delta:g}, relation {run.plan.relation}, unit {run.plan.unit}, "
         f"{run.schema.nominal_rows} nominal rows",
         soft_wrap=True,
@@ -102,6 +102,16 @@ def _show(run: CheckedRun, console: Any) -> None:
     rows = [] if math.isinf(found["rdp"]) else over_steps(run.plan)
     if rows:
         console.print(_steps(rows, max(piece.count for piece in run.plan.pieces)))
+
+
+def _accounted(plan: Any, found: dict[str, float]) -> str:
+    """Both values; where zCDP occurs, only RDP certifies."""
+    from dpforge.privacy.accounting import certifying_accountant
+
+    rdp = _number(found["rdp"])
+    if certifying_accountant(plan.event()) == "rdp":
+        return f"{rdp} (RDP, of record)"
+    return f"{_number(found['pld'])} (PLD, of record), {rdp} (RDP)"
 
 
 def _pieces(plan: Any) -> Table:

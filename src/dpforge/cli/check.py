@@ -97,10 +97,10 @@ def every_choice() -> Iterator[list[str]]:
         if not _waits_for_user(f"dataset={name}"):
             # The default delta does not suit tables of a million rows, and need not.
             yield [f"dataset={name}", "model=independent", "privacy.delta=1e-9"]
-    for group in sorted(set(found) - {"model", "dataset", "experiment", "paper", "local"}):
+    for group in sorted(set(found) - {"model", "dataset", "experiment", "paper", "frontier", "local"}):
         for name in found[group]:
             yield [*(word for word in _CHEAP if not word.startswith(f"{group}=")), f"{group}={name}"]
-    for group in ("experiment", "paper"):
+    for group in ("experiment", "paper", "frontier"):
         yield from ([f"{group}={name}"] for name in found.get(group, ()))
 
 

@@ -31,7 +31,7 @@ _BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 
 
 class ExperimentSearchPath(SearchPathPlugin):
-    """Adds the folder of the ``paper`` group to Hydra's search path."""
+    """Adds the folder of the groups ``paper`` and ``frontier`` to Hydra's search path."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         search_path.append("dpforge", f"file://{experiments_dir()}")
@@ -46,7 +46,7 @@ def noise_seed(seed: int) -> int:
 
 
 def register() -> None:
-    """Make the ``paper`` group and our resolvers known to Hydra; calling it again changes nothing."""
+    """Make the groups ``paper`` and ``frontier`` and our resolvers known to Hydra; calling it again changes nothing."""
     OmegaConf.register_new_resolver("noise_seed", noise_seed, replace=True)
     plugins = Plugins.instance()
     if ExperimentSearchPath not in plugins.discover(SearchPathPlugin):

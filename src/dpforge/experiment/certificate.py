@@ -31,14 +31,18 @@ def make_certificate(ledger: Ledger, files: Mapping[str, str]) -> dict[str, Any]
     ledger.check_complete()
     plan = ledger.plan
     epsilon, rdp = plan.epsilon(), plan.epsilon("rdp")
+    accountant = certifying_accountant(plan.event())
     rng = ledger.header["rng"]
     status = "NOT DP" if math.isinf(epsilon) else "RESEARCH NOISE" if rng == "seeded" else "DP"
     extra = {"NOT DP": [NOT_DP], "RESEARCH NOISE": [SEEDED], "DP": []}[status]
     return {
         "status": status,
         "epsilon": _finite(epsilon),
-        "epsilon_by_accountant": {"pld": _finite(epsilon), "rdp": _finite(rdp)},
-        "accountant_of_record": certifying_accountant(plan.event()),
+        "epsilon_by_accountant": {
+            "pld": _finite(epsilon) if accountant == "pld" else None,
+            "rdp": _finite(rdp),
+        },
+        "accountant_of_record": accountant,
         "delta": plan.delta,
         "unit": plan.unit,
         "unit_details": ledger.header["unit"],

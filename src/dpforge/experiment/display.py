@@ -231,7 +231,7 @@ def _facts_table(facts: Mapping[str, Any]) -> Table:
 
 
 _FACTS = (
-    ("epsilon", "ε (PLD, of record)", ""),
+    ("epsilon", "ε (of record)", ""),
     ("epsilon_rdp", "ε (RDP)", ""),
     ("delta", "δ", ""),
     ("noise_multiplier", "σ noise multiplier", ""),

@@ -134,9 +134,10 @@ def _complete(folder: RunDir, experiment: Experiment, identity: Identity) -> Non
             fitted = stages.fit(work)
             synthetic = stages.sample(work, fitted)
             results = stages.evaluate(work, fitted, synthetic)
-            with display.task("draw pictures", 1) as stage:
-                _draw(work, fitted, synthetic, results)
-                stage.advance()
+            if experiment.runtime.pictures:
+                with display.task("draw pictures", 1) as stage:
+                    _draw(work, fitted, synthetic, results)
+                    stage.advance()
         facts = run_facts(work, len(synthetic))
         write_scores(work, results, facts)
     ledger.close()

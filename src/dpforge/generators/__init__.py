@@ -9,8 +9,18 @@ if TYPE_CHECKING:
     from dpforge.generators.base import Runtime as Runtime
     from dpforge.generators.dp_maf import DPMAF as DPMAF
     from dpforge.generators.independent import Independent as Independent
+    from dpforge.generators.marginals.aim import AIM as AIM
+    from dpforge.generators.marginals.mst import MST as MST
+    from dpforge.generators.tabular_argn import TabularARGN as TabularARGN
 
-_HOMES = {"Runtime": "base", "DPMAF": "dp_maf", "Independent": "independent"}
+_HOMES = {
+    "Runtime": "base",
+    "AIM": "marginals.aim",
+    "DPMAF": "dp_maf",
+    "Independent": "independent",
+    "MST": "marginals.mst",
+    "TabularARGN": "tabular_argn",
+}
 
 
 def __getattr__(name: str) -> Any:

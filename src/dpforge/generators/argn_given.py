@@ -70,9 +70,9 @@ def given_codes(
         whole[name] = text.where(text.notna(), whole[name].to_numpy())
     codes = model._codes(whole)
     for number, name in enumerate(names):
-        free = typed[name].isna().to_numpy() if name in typed.columns else np.ones(len(given), bool)
+        free = np.array(typed[name].isna()) if name in typed.columns else np.ones(len(given), bool)
         for sub in model.fine.codec.columns[number]:
-            codes[torch.from_numpy(free), sub] = -1
+            codes[torch.from_numpy(free.copy()), sub] = -1
     return typed, codes
 
 

@@ -31,6 +31,7 @@ class Runtime:
         engine: ``ghost`` or ``hooks``; how clipped sums are computed.
         checkpoint_every: Steps between checkpoints, >= 1.
         progress: Show progress bars.
+        pictures: Draw the run's pictures; seconds for a table of 15 columns.
 
     Raises:
         ConfigError: With every mistake among the values.
@@ -42,6 +43,7 @@ class Runtime:
     engine: str = "ghost"
     checkpoint_every: int = 50
     progress: bool = True
+    pictures: bool = True
 
     def __post_init__(self) -> None:
         mistakes = []

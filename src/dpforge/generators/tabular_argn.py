@@ -155,7 +155,7 @@ class TabularARGN:
             run.access, fine, codes, self.allocation, float(schema.nominal_rows), cross=self.cross_target
         )
         pieces = make_pieces(marginals, fine, self._shape())
-        net = self._network(fine, pieces, int(run.random.generator("initialisation").integers(2**31)))
+        net = self._network(fine, pieces, schema, int(run.random.generator("initialisation").integers(2**31)))
         steps = run.access.piece("train").count if run.spec.enabled else self.steps
         kept, stop = self._kept(fine, pieces, codes, run)
         module = ARGNModule(
@@ -186,7 +186,7 @@ class TabularARGN:
         tensors, arrays, schema = load_model(folder)
         fine, marginals = self._fine(schema), marginals_from_json(arrays["marginals"])
         pieces = make_pieces(marginals, fine, self._shape())
-        net = self._network(fine, pieces, 0)
+        net = self._network(fine, pieces, schema, 0)
         net.load_state_dict(tensors)
         net.set_order(arrays["order"])
         return self._fitted(fine, marginals, pieces, schema, net)
@@ -195,7 +195,7 @@ class TabularARGN:
         self, fine: FineCodec, marginals: Marginals, pieces: Pieces, schema: Schema, net: AutoregressiveNet
     ) -> FittedARGN:
         any_order = self.column_order == "random"
-        net.set_order(self._order(fine.codec.schema))
+        net.set_order(self._order(schema))
         recalibrate = self.recalibrate_marginals == "rake"
         return FittedARGN(fine, marginals, pieces, schema, net, any_order=any_order, recalibrate=recalibrate)
 
@@ -247,7 +247,7 @@ class TabularARGN:
             )
         return [names.index(name) for name in wanted]
 
-    def _network(self, fine: FineCodec, pieces: Pieces, seed: int) -> AutoregressiveNet:
+    def _network(self, fine: FineCodec, pieces: Pieces, schema: Schema, seed: int) -> AutoregressiveNet:
         columns = [c for c, subs in enumerate(fine.codec.columns) for _ in subs]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -256,7 +256,7 @@ class TabularARGN:
                 [torch.from_numpy(mass) for mass in pieces.masses],
                 [torch.from_numpy(table) for table in pieces.inputs],
                 [torch.from_numpy(table) for table in pieces.outputs],
-                self._order(fine.codec.schema),
+                self._order(schema),
                 direct=self.direct,
                 size=self.size,
             )
