@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ def measure(data: Dataset, private: bool, steps: int, rows: int, **settings: Any
     with lend_run(generator, data.schema, private=private, moments=moments) as run:
         model = generator.fit(data, run)
     trained = peak_of_process()
-    laps = [after - before for before, after in zip(moments[2:], moments[3:], strict=False)]
+    laps = [after - before for before, after in pairwise(moments[2:])]
     begin = time.perf_counter()
     model.sample(rows, np.random.default_rng(0))
     sampled = time.perf_counter() - begin

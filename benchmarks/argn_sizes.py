@@ -9,6 +9,7 @@ import json
 import statistics
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ LEVELS = (2, 3, 5, 8, 12, 20)
 
 
 def wide(columns: int, rows: int = WIDE_ROWS) -> Dataset:
-    """Return a table of ``columns`` columns: categories, integers and amounts in turn, every sixth nullable."""
+    """Return a table of ``columns`` columns: categories, integers, amounts in turn; some nullable."""
     random = np.random.default_rng(0)
     latent = random.standard_normal(rows)
     schema, frame = {}, {}
@@ -105,7 +106,7 @@ def measure(data: Dataset, steps: int = STEPS, sample: int = SAMPLE) -> dict[str
     drawn = model.sample(sample, np.random.default_rng(0))
     end = time.perf_counter()
     assert list(drawn.columns) == list(data.schema.names)
-    laps = [after - now for now, after in zip(moments[2:], moments[3:], strict=False)]
+    laps = [after - now for now, after in pairwise(moments[2:])]
     return {
         "prepare_seconds": moments[0] - start,
         "step_ms": 1000 * statistics.median(laps),

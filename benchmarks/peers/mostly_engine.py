@@ -11,6 +11,7 @@ import statistics
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +42,14 @@ def measure(table: Path, private: bool, epochs: float, rows: int) -> dict[str, A
         engine.analyze(differential_privacy=privacy, **place)
         engine.encode(**place)
         prepared = time.perf_counter() - start
-        engine.train(max_epochs=epochs, differential_privacy=privacy, **place, update_progress=_kept(messages))
+        engine.train(
+            max_epochs=epochs, differential_privacy=privacy, **place, update_progress=_kept(messages)
+        )
         trained = peak_of_process()
         start = time.perf_counter()
         engine.generate(sample_size=rows, **place)
         generated = time.perf_counter() - start
-    steps = [after - before for before, after in zip(moments[2:], moments[3:], strict=False)]
+    steps = [after - before for before, after in pairwise(moments[2:])]
     samples = [message for message in messages if message.get("samples")][-1]
     batch = samples["samples"] / samples["steps"]
     return {

@@ -84,13 +84,19 @@ TARGETS = {
 }
 
 
+VARIANTS = {
+    "tabular_argn in any order": {"column_order": "random", "size": "S", "dropout": 0.1, "ema": 0.0},
+}
+
+
 def small_model(name: str) -> Any:
-    """The generator of ``conf/model/<name>.yaml`` with few steps and narrow layers."""
+    """The generator of ``conf/model/<name>.yaml``, or a variant, with few steps and narrow layers."""
     from hydra.utils import instantiate
 
-    model = instantiate(compose([f"model={name}", "dataset=toy"]).model, _convert_="all")
+    model = instantiate(compose([f"model={name.split()[0]}", "dataset=toy"]).model, _convert_="all")
     names = {f.name for f in dataclasses.fields(model)}
-    return dataclasses.replace(model, **{key: value for key, value in SMALL.items() if key in names})
+    small = {key: value for key, value in SMALL.items() if key in names}
+    return dataclasses.replace(model, **(small | VARIANTS.get(name, {})))
 
 
 def schema_for(model: Any) -> Schema:

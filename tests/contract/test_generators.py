@@ -21,7 +21,7 @@ from dpforge.nets.masked import MaskedLinear
 from dpforge.privacy.rng import KeyedRandom
 from dpforge.privacy.spec import PrivacySpec
 
-from .harness import TARGETS, fit, schema_for, small_model, table_for
+from .harness import TARGETS, VARIANTS, fit, schema_for, small_model, table_for
 
 # A generator that says it is not DP, to reproduce a published one, has no releases to check.
 NAMES = sorted(
@@ -29,6 +29,7 @@ NAMES = sorted(
     for path in (conf_dir() / "model").glob("*.yaml")
     if not getattr(small_model(path.stem), "not_dp", False)
 )
+NAMES += sorted(VARIANTS)
 SIZES = [0, 1, 2, 64, 93, 100]
 
 
@@ -63,8 +64,8 @@ def test_removing_one_record_moves_each_release_by_at_most_its_sensitivity(name,
 def test_neighbours_spend_and_release_the_same_however_many_rows_there_are(name, tmp_path):
     model, schema = generator(name)
     traces = [fit(model, schema, table_for(schema, SIZES[0]), tmp_path / str(SIZES[0]))]
-    # What is measured may follow from released choices: then these are frozen.
-    replay = traces[0].outputs if traces[0].chooses else None
+    # What is measured may follow from what was released before: that is frozen.
+    replay = traces[0].outputs
     for rows in SIZES[1:]:
         traces.append(fit(model, schema, table_for(schema, rows), tmp_path / str(rows), replay=replay))
     shapes = [[(r.name, r.step, r.value.shape, r.scale) for r in trace.releases] for trace in traces]
@@ -102,7 +103,8 @@ def test_noise_is_per_element_of_the_declared_scale_and_never_repeats(name, tmp_
         scale = piece.sensitivity * piece.noise_multiplier
         assert {r.scale for r in trace.releases if r.name == piece.name} == {scale}
         if piece.mechanism == "dp_sgd":
-            assert np.unique(noise).size == noise.size
+            # Among so many float32 numbers a few are equal by chance; a stream used twice would halve them.
+            assert np.unique(noise).size > 0.995 * noise.size
 
 
 def check_chosen(trace, piece):
@@ -217,7 +219,13 @@ def test_removing_a_user_with_all_rows_moves_each_release_by_at_most_its_sensiti
 def test_entries_under_a_mask_get_neither_gradient_nor_noise(name, tmp_path):
     model, schema = generator(name)
     trace = fit(model, schema, table_for(schema, 60), tmp_path)
-    masked = [m for m in getattr(trace.fitted, "net", nn.Module()).modules() if isinstance(m, MaskedLinear)]
+    net = getattr(trace.fitted, "net", nn.Module())
+    masked = [m for m in net.modules() if isinstance(m, MaskedLinear)]
+    if getattr(model, "column_order", "schema") == "random":
+        # The masks of each step are others; in none are all weights released.
+        every = sum(parameter.numel() for parameter in net.parameters())
+        assert max(r.value.size for r in trace.releases if r.name == "train") < every
+        return
     for layer in masked:
         assert torch.equal(layer.weight * (1 - layer.mask), torch.zeros_like(layer.weight))
     released = {r.value.size for r in trace.releases if r.name == "train"}
@@ -235,4 +243,5 @@ def test_what_is_drawn_for_a_row_comes_from_the_secret_key(name, tmp_path, monke
     )
     model, schema = generator(name)
     fit(model, schema, table_for(schema, 30), tmp_path)
-    assert {purpose for kind, purpose in drawn if kind == "public"} <= {"initialisation", "permutation"}
+    public = {purpose for kind, purpose in drawn if kind == "public"}
+    assert public <= {"initialisation", "permutation", "order"}

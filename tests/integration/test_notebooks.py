@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,14 @@ FOLDER = Path(__file__).parents[2] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 KERNEL = "this-interpreter"
 SECONDS_PER_CELL = 300
+PRIVATE_FOLDERS = (
+    "JUPYTER_CONFIG_DIR",
+    "JUPYTER_DATA_DIR",
+    "JUPYTER_RUNTIME_DIR",
+    "IPYTHONDIR",
+    "MPLCONFIGDIR",
+)
+NOT_INHERITED = ("DPFORGE_CONF", "DPFORGE_CONF_DIGEST", "DPFORGE_DATA")
 
 
 @pytest.fixture
@@ -30,18 +39,18 @@ def quiet_copy(tmp_path, monkeypatch) -> Path:
     command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
     spec = {"argv": command, "display_name": KERNEL, "language": "python"}
     (kernel / "kernel.json").write_text(json.dumps(spec))
-    for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR", "MPLCONFIGDIR"):
+    for name in PRIVATE_FOLDERS:
         (tmp_path / name).mkdir()
         monkeypatch.setenv(name, str(tmp_path / name))
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
     return place
 
 
-def executed(path: Path) -> nbformat.NotebookNode:
+def executed(path: Path) -> Any:
     """The notebook with its outputs; raises if a cell does."""
     small = {"DPFORGE_NOTEBOOK_FAST": "1", "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
     # What another test left in this process, or a user's own data, must not change what runs here.
-    kept = {k: v for k, v in os.environ.items() if k not in ("DPFORGE_CONF", "DPFORGE_CONF_DIGEST", "DPFORGE_DATA")}
+    kept = {k: v for k, v in os.environ.items() if k not in NOT_INHERITED}
     book = nbformat.read(path, as_version=4)
     client = nbclient.NotebookClient(
         book, kernel_name=KERNEL, timeout=SECONDS_PER_CELL, resources={"metadata": {"path": str(path.parent)}}
@@ -52,7 +61,7 @@ def executed(path: Path) -> nbformat.NotebookNode:
 
 @pytest.mark.slow
 @pytest.mark.integration
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::RuntimeWarning:zmq", "ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_every_cell_runs_on_small_data_from_an_empty_folder(quiet_copy, path):
     book = executed(quiet_copy / path.name)

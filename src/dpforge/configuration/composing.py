@@ -46,7 +46,7 @@ def noise_seed(seed: int) -> int:
 
 
 def register() -> None:
-    """Make the groups ``paper`` and ``frontier`` and our resolvers known to Hydra; calling it again changes nothing."""
+    """Make the groups beside ``conf`` and our resolvers known to Hydra; calling it again changes nothing."""
     OmegaConf.register_new_resolver("noise_seed", noise_seed, replace=True)
     plugins = Plugins.instance()
     if ExperimentSearchPath not in plugins.discover(SearchPathPlugin):

@@ -32,7 +32,7 @@ def conf_dir() -> Path:
 
 
 def experiments_dir() -> Path:
-    """Return the folder of the groups ``paper`` and ``frontier``; it stands beside the configuration folder."""
+    """Return the folder of the groups ``paper`` and ``frontier``; it is beside the configuration."""
     beside = conf_dir().parent / "experiments"
     if beside.is_dir():
         return beside

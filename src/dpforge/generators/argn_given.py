@@ -63,16 +63,18 @@ def given_codes(
     whole = model.sample(len(given), rng)
     for name in given.columns:
         column = model.schema.column(str(name))
-        text = typed[name].astype(whole[name].dtype)
-        if bool((text.isna() & typed[name].notna()).any()):
+        dtype, there = whole[name].dtype, typed[name].notna()
+        levels = list(dtype.categories) if isinstance(dtype, pd.CategoricalDtype) else None
+        if levels is not None and bool((there & ~typed[name].isin(levels)).any()):
             raise DataError(f"column '{name}' holds a value that is not among its {column.kind} values.")
+        text = typed[name].astype(dtype)
         typed[name] = text
         whole[name] = text.where(text.notna(), whole[name].to_numpy())
     codes = model._codes(whole)
     for number, name in enumerate(names):
         free = np.array(typed[name].isna()) if name in typed.columns else np.ones(len(given), bool)
         for sub in model.fine.codec.columns[number]:
-            codes[torch.from_numpy(free.copy()), sub] = -1
+            codes[torch.from_numpy(free), sub] = -1
     return typed, codes
 
 

@@ -14,6 +14,7 @@ from dpforge.nets.masked import MaskedLinear
 
 EMBEDDING = {"S": (2, 0.15), "M": (3, 0.25), "L": (4, 0.33)}
 REGRESSOR = {"S": (4,), "M": (16,), "L": (16, 16)}
+LANES = 16  # float32 numbers of the widest vector registers
 
 
 def embedding_width(size: int, preset: str) -> int:
@@ -78,8 +79,8 @@ class AutoregressiveNet(nn.Module):
         # Plain attributes: per-example gradient hooks refuse modules with buffers.
         self.masses = [mass.float() for mass in masses]
         self.inputs = [functional.pad(table.float(), (0, 0, 0, 1)) for table in inputs]
-        # Column by column in memory: the products with its transpose then take a third less time.
-        self.outputs = [table.float().T.contiguous().T for table in outputs]
+        self.outputs = [table.float() for table in outputs]
+        self._widen()
         self.direct = _zeros(self._widths(outputs), self._widths(inputs)) if direct else None
         self._build_deep(size)
         self.set_order(order)
@@ -133,24 +134,42 @@ class AutoregressiveNet(nn.Module):
         """
         parts = [
             -functional.cross_entropy(logits, codes[:, s], ignore_index=self.sizes[s], reduction="none")
-            for s, logits in enumerate(self.logits(codes, keep))
+            for s, logits in enumerate(self._wide_logits(codes, keep))
         ]
         return torch.stack(parts, 1)
 
     def logits(self, codes: Tensor, keep: Tensor | None = None) -> list[Tensor]:
         """Return the logits ``(B, K_s)`` of every sub-column given the codes before it."""
-        found: list[Tensor] = [mass.log().expand(len(codes), -1) for mass in self.masses]
+        return [wide[:, :k] for wide, k in zip(self._wide_logits(codes, keep), self.sizes, strict=True)]
+
+    def _widen(self) -> None:
+        """Pad sub-columns of few codes by impossible ones: vectorised softmax needs ``LANES`` columns."""
+        extra = [max(LANES - k, 0) for k in self.sizes]
+        self._bases = [
+            functional.pad(mass.log(), (0, more), value=-math.inf)
+            for mass, more in zip(self.masses, extra, strict=True)
+        ]
+        self._tables = [
+            functional.pad(table.T, (0, more)).contiguous()
+            for table, more in zip(self.outputs, extra, strict=True)
+        ]
+
+    def _wide_logits(self, codes: Tensor, keep: Tensor | None) -> list[Tensor]:
+        found: list[Tensor] = [base.expand(len(codes), -1) for base in self._bases]
         if self.direct is not None:
             coefficients = self.direct(self.functions(codes)).split(self._widths(self.outputs), dim=1)
-            tables = zip(found, coefficients, self.outputs, strict=True)
-            found = [torch.addmm(logit, c, table.T) for logit, c, table in tables]
+            tables = zip(found, coefficients, self._tables, strict=True)
+            found = [torch.addmm(logit, c, table) for logit, c, table in tables]
         if self.regressor is not None and self.heads is not None:
             embedded = self.embed(codes)
             regressed = self.regressor(embedded if keep is None else embedded * keep).split(
                 self.hidden, dim=1
             )
-            heads = zip(found, self.heads, regressed, strict=True)
-            found = [logit + head(h) for logit, head, h in heads]
+            heads = [head(h) for head, h in zip(self.heads, regressed, strict=True)]
+            found = [
+                logit + functional.pad(z, (0, logit.shape[1] - z.shape[1]))
+                for logit, z in zip(found, heads, strict=True)
+            ]
         return found
 
     def functions(self, codes: Tensor) -> Tensor:
@@ -172,7 +191,7 @@ class AutoregressiveNet(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> AutoregressiveNet:
         super()._apply(fn, recurse)
-        for name in ("masses", "inputs", "outputs"):
+        for name in ("masses", "inputs", "outputs", "_bases", "_tables"):
             setattr(self, name, [fn(tensor) for tensor in getattr(self, name)])
         return self
 

@@ -88,7 +88,7 @@ class GraphicalModel:
             return summed(self.beliefs[home], self.tree.cliques[home], columns)
         root = self.tree.home(columns[:1])
         table, axes = self._message(root or 0, -1, frozenset(columns))
-        return np.einsum(table, list(axes), list(columns))
+        return _contracted((table, axes), columns)
 
     def _message(self, node: int, origin: int, wanted: frozenset[int]) -> tuple[np.ndarray, Clique]:
         """Probabilities of the wanted columns behind ``node``, given its separator towards ``origin``."""
@@ -109,7 +109,7 @@ class GraphicalModel:
             joined = tuple(dict.fromkeys((*axes, *other_axes)))
             left = {c for o, a in branches if o is not other for c in a}
             out = tuple(c for c in joined if c in wanted or c in given or (not last and c in left))
-            table = np.einsum(table, list(axes), other, list(other_axes), list(out), optimize=True)
+            table = _contracted((table, axes), out, (other, other_axes))
             axes = out
         return table, axes
 
@@ -150,6 +150,14 @@ def mixed_radix(codes: np.ndarray, sizes: Sequence[int], columns: Clique) -> np.
     for column in columns:
         index = index * sizes[column] + codes[:, column]
     return index
+
+
+def _contracted(one: tuple[np.ndarray, Clique], out: Clique, *more: tuple[np.ndarray, Clique]) -> np.ndarray:
+    """Multiply tables and sum to ``out``; ``einsum`` itself knows 52 axis names, a model has more columns."""
+    factors = (one, *more)
+    names = {c: i for i, c in enumerate(dict.fromkeys(c for _, axes in factors for c in axes))}
+    operands = [part for table, axes in factors for part in (table, [names[c] for c in axes])]
+    return np.einsum(*operands, [names[c] for c in out], optimize=len(factors) > 1)
 
 
 def _ratio(table: np.ndarray, mass: np.ndarray) -> np.ndarray:

@@ -95,12 +95,18 @@ def junction_tree(sizes: Sequence[int], cliques: Iterable[Clique]) -> JunctionTr
     """
     maximal = _elimination_cliques(sizes, cliques)
     order, parents = [0], [-1]
-    while len(order) < len(maximal):
-        rest = [i for i in range(len(maximal)) if i not in order]
-        links = [(i, place) for i in rest for place in range(len(order))]
-        i, place = max(links, key=lambda link: len(set(maximal[link[0]]) & set(maximal[order[link[1]]])))
+    shared = [len(set(clique) & set(maximal[0])) for clique in maximal]
+    nearest = [0] * len(maximal)
+    rest = list(range(1, len(maximal)))
+    while rest:
+        i = max(rest, key=lambda clique: shared[clique])
+        rest.remove(i)
+        place, columns = len(order), set(maximal[i])
         order.append(i)
-        parents.append(place)
+        parents.append(nearest[i])
+        for other in rest:
+            if (common := len(columns.intersection(maximal[other]))) > shared[other]:
+                shared[other], nearest[other] = common, place
     return JunctionTree(tuple(sizes), tuple(maximal[i] for i in order), tuple(parents))
 
 

@@ -30,7 +30,7 @@ from dpforge.generators.marginals.settings import (
     score_sensitivity,
     variance_of,
 )
-from dpforge.generators.marginals.workload import Counts, count, count_all, independent_marginal
+from dpforge.generators.marginals.workload import count, count_all, independent_marginal
 from dpforge.privacy.events import ZCDp
 from dpforge.privacy.plan import Piece, Plan
 from dpforge.privacy.spec import PrivacySpec
@@ -90,7 +90,8 @@ class MST(MarginalSettings):
         steps = len(sizes) - 1
         if not steps:
             return []
-        counts = count_all(codes, sizes, allowed) if allowed else None
+        tables = [total * independent_marginal(masses, clique) for clique in allowed]
+        scores = count_all(codes, sizes, allowed).distances(tables) if allowed else np.empty(0)
         component = list(range(len(sizes)))
         found = []
         for step in range(steps):
@@ -98,7 +99,7 @@ class MST(MarginalSettings):
                 raise Interrupted(
                     f"stopped after pair {step} of {steps}; the same command continues the run."
                 )
-            edge = self._edge(counts, component, masses, total, step, run) if counts is not None else None
+            edge = self._edge(allowed, scores, component, step, run)
             if edge is None:
                 break
             noisy, scales = run.access.measure(PAIRS, [count(codes, sizes, edge)], step=step)
@@ -112,20 +113,17 @@ class MST(MarginalSettings):
 
     def _edge(
         self,
-        counts: Counts,
+        pairs: Sequence[Clique],
+        scores: np.ndarray,
         component: Sequence[int],
-        masses: Sequence[np.ndarray],
-        total: float,
         step: int,
         run: RunContext,
     ) -> Clique | None:
         """Choose a pair that joins two parts of the tree; None if no allowed pair does."""
-        open_ = [i for i, (a, b) in enumerate(counts.cliques) if component[a] != component[b]]
+        open_ = [i for i, (a, b) in enumerate(pairs) if component[a] != component[b]]
         if not open_:
             return None
-        tables = [total * independent_marginal(masses, clique) for clique in counts.cliques]
-        scores = counts.distances(tables)[open_]
-        return counts.cliques[open_[run.access.choose(CHOICES, scores, step=step)]]
+        return pairs[open_[run.access.choose(CHOICES, scores[open_], step=step)]]
 
 
 def _pieces(schema: Schema, relation: str, rho: dict[str, float]) -> list[Piece]:

@@ -12,6 +12,7 @@ from dpforge.errors import Interrupted
 from dpforge.generators.base import RunContext
 from dpforge.generators.marginals.estimation import Estimate, Measurement, Potentials
 from dpforge.generators.marginals.junction import Clique, cells, model_megabytes
+from dpforge.generators.marginals.pairs import marginals
 from dpforge.generators.marginals.progress import Progress, load_progress, save_progress
 from dpforge.generators.marginals.settings import MarginalSettings, OneWay, as_lists, variance_of
 from dpforge.generators.marginals.workload import Counts
@@ -149,7 +150,7 @@ class Rounds:
     def _choose(self, state: Progress, estimate: Estimate, rho: float | None) -> int:
         """Choose a candidate by its weighted distance to the model, less what noise alone would add."""
         name, bound = self.settings.name, self.settings
-        tables = (self.known.total * estimate.model.marginal(clique) for clique in self.counts.cliques)
+        tables = (self.known.total * table for table in marginals(estimate.model, self.counts.cliques))
         spread = 0.0
         if rho is not None:
             spread = measurement_scale(state.cost - rho, bound.marginal_sensitivity)
