@@ -78,7 +78,7 @@ def table_words(rows: int | None) -> list[str]:
 
 
 def _load(words: Sequence[str]) -> Dataset:
-    return build(compose([*words, "logger=csv"])).dataset.load()
+    return build(compose([*words, "model=aim", "logger=csv"])).dataset.load()
 
 
 def own(words: Sequence[str], target: Path) -> Figures:
