@@ -38,7 +38,7 @@ from dpforge.generators.base import RunContext
 
 EPSILON, DELTA = 1.0, 1e-5
 PEER_BINS = 0.1  # of dpmm's epsilon; its own default
-MINUTES = 30
+MINUTES = 60
 DPMM = Peer(
     name="dpmm",
     package="dpmm==0.1.9",

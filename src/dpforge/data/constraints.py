@@ -96,7 +96,7 @@ def add_derived(frame: pd.DataFrame, schema: Schema) -> pd.DataFrame:
     for dependent, determinant in derived_columns(schema).items():
         position = _positions(frame, schema.column(determinant))
         complete[dependent] = pd.array(position.astype(np.int64), dtype="Int64")
-    return complete[list(schema.names)]
+    return pd.DataFrame(complete[list(schema.names)])
 
 
 def _satisfied_one(frame: pd.DataFrame, schema: Schema, text: str) -> np.ndarray:
