@@ -31,6 +31,7 @@ from dpforge.experiment.study_metrics import direction, shortfall, shown_name
 # Okabe and Ito (2008), without the yellow that white paper swallows; the marker tells colours apart in grey.
 COLOURS = (BLUE, VERMILION, GREEN, ORANGE, "#CC79A7", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+FAR = 4.0  # times the median of the lines' best shortfalls
 MOST_LINES = len(COLOURS)
 WIDTH = 4.8  # inches: still legible when a phone shows it
 _LABEL_GAP = 0.075
@@ -98,7 +99,7 @@ def frontier(datasets: Mapping[str, Sequence[Cell]], metric: str, path: Path, *,
             axes.set_title(plain(title, 60), pad=10)
             _frontier_panel(axes, lines, metric)
             _levels(axes, datasets[name], metric, upright=False)
-            _label_lines(axes, lines)
+            _label_lines(axes, lines, _zoom(axes, lines, metric))
 
 
 def _panels(datasets: Mapping[str, Sequence[Cell]], metric: str) -> dict[str, list[Line]]:
@@ -126,6 +127,21 @@ def _frontier_panel(axes: Axes, lines: Sequence[Line], metric: str) -> None:
     light_grid(axes, "y")
 
 
+def _zoom(axes: Axes, lines: Sequence[Line], metric: str) -> list[Line]:
+    """Leave lines that are far worse than most off the scale, so that the others can be told apart."""
+    best = {line.generator: min(shortfall(metric, s.mean) for s in line.scores) for line in lines}
+    limit = FAR * float(np.median(list(best.values()))) if best else 0.0
+    off = [line for line in lines if best[line.generator] > limit]
+    near = [score for line in lines if line not in off for score in line.scores]
+    if off and len(lines) - len(off) >= 2:
+        halves = [0.0 if math.isnan(score.half) else score.half for score in near]
+        low = min(score.mean - half for score, half in zip(near, halves, strict=True))
+        high = max(score.mean + half for score, half in zip(near, halves, strict=True))
+        axes.set_ylim(low - 0.12 * (high - low), high + 0.25 * (high - low))
+        return off
+    return []
+
+
 def _draw_line(axes: Axes, line: Line, number: int, beyond: float, dodge: float) -> None:
     colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
     x = np.array([beyond if math.isinf(budget) else budget for budget in line.budgets]) * dodge
@@ -139,16 +155,21 @@ def _draw_line(axes: Axes, line: Line, number: int, beyond: float, dodge: float)
         axes.plot(at, mean, marker, color=colour, markerfacecolor=fill, markersize=6.5)
 
 
-def _label_lines(axes: Axes, lines: Sequence[Line]) -> None:
+def _label_lines(axes: Axes, lines: Sequence[Line], off: Sequence[Line]) -> None:
     """Write each generator's name to the right, beside its last point, without overlap."""
     low, high = axes.get_ylim()
-    wanted = [(line.scores[-1].mean - low) / (high - low) for line in lines]
+    wanted = [min(max((line.scores[-1].mean - low) / (high - low), 0.0), 1.0) for line in lines]
     for number, (line, place) in enumerate(zip(lines, spread_out(wanted, _LABEL_GAP), strict=True)):
         colour = COLOURS[number % len(COLOURS)]
+        text = plain(line.generator, 22) + _off_scale(line, off)
         axes.text(
-            1.02, place, plain(line.generator, 22), color=colour, transform=axes.transAxes, va="center",
+            1.02, place, text, color=colour, transform=axes.transAxes, va="center",
             fontsize=9, weight="bold",
         )  # fmt: skip
+
+
+def _off_scale(line: Line, off: Sequence[Line]) -> str:
+    return f"\n(off the scale, {line.scores[-1].mean:.2f})" if line in off else ""
 
 
 def spread_out(places: Sequence[float], gap: float) -> list[float]:
@@ -187,7 +208,7 @@ def _levels(axes: Axes, cells: Sequence[Cell], metric: str, *, upright: bool) ->
             axes.axhline(level, **look)
             axes.text(
                 0.01, level, f"{part}: {_LEVELS[part]}", transform=axes.get_yaxis_transform(), fontsize=8,
-                color=DARK, va="bottom" if above else "top",
+                color=DARK, va="bottom" if above else "top", clip_on=True,
             )  # fmt: skip
 
 
