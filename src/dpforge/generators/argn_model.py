@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +18,7 @@ from dpforge.privacy.rng import KeyedRandom
 RATE_FLOOR = 0.1
 RATE_PATIENCE = 2
 HELD = 10_000  # rows of one forward pass
+HELD_ORDERS = 4
 
 
 @dataclass(frozen=True)
@@ -119,11 +121,8 @@ class ARGNModule(PrivateModule):
         return self._stop is not None and int(self.course[1]) >= self._stop.patience
 
     def _compare(self, stop: EarlyStop) -> None:
-        with torch.no_grad():
-            parts = [
-                self.per_example_loss((codes.to(self.course.device),)) for codes in stop.codes.split(HELD)
-            ]
-        loss = float(torch.cat(parts).mean())
+        losses = [self._held_out_loss(stop) for _ in self._fixed_orders()]
+        loss = sum(losses) / len(losses)
         if loss < float(self.course[0]):
             self.course[:3] = torch.tensor([loss, 0.0, 0.0], dtype=torch.float64)
             assert self.average is not None
@@ -132,6 +131,25 @@ class ARGNModule(PrivateModule):
         self.course[1:3] += 1
         if int(self.course[2]) >= RATE_PATIENCE:
             self.course[2], self.course[3] = 0.0, max(float(self.course[3]) / 2, RATE_FLOOR)
+
+    def _fixed_orders(self) -> Iterator[None]:
+        """Set the net to one order after another, the same ones every time: others would be noise."""
+        if self._order is None:
+            yield
+            return
+        before = list(self.net.order)
+        for number in range(HELD_ORDERS):
+            drawn = self._order.generator("held_out_order", number).permutation(self._width)
+            self.net.set_order([int(column) for column in drawn])
+            yield
+        self.net.set_order(before)
+
+    def _held_out_loss(self, stop: EarlyStop) -> float:
+        with torch.no_grad():
+            parts = [
+                self.per_example_loss((codes.to(self.course.device),)) for codes in stop.codes.split(HELD)
+            ]
+        return float(torch.cat(parts).mean())
 
     def released_net(self) -> AutoregressiveNet:
         """The network to sample from: the average or the best one, if there is one."""
