@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dpforge.generators.maf_model import MAFModule, Optimization
+from dpforge.generators.maf_model import MAFModule
+from dpforge.generators.optimization import Optimization
 from dpforge.nets.made import MaskedAutoregressiveFlow
 from dpforge.nets.piecewise import PiecewiseFlow
 from dpforge.privacy.batches import PoissonSteps, StepBatch, Tensors

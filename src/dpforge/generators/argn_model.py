@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from dpforge.generators.optimization import Optimization
 from dpforge.nets.autoregressive import AutoregressiveNet
 from dpforge.privacy.batches import Tensors
 from dpforge.privacy.dpsgd import PrivateModule
@@ -19,17 +20,6 @@ RATE_FLOOR = 0.1
 RATE_PATIENCE = 2
 HELD = 10_000  # rows of one forward pass
 HELD_ORDERS = 4
-
-
-@dataclass(frozen=True)
-class Optimization:
-    """How the network is optimised; see :class:`dpforge.generators.tabular_argn.TabularARGN`."""
-
-    learning_rate: float
-    weight_decay: float
-    lr_decay: bool
-    ema: float
-    steps: int
 
 
 @dataclass(frozen=True)
@@ -93,10 +83,9 @@ class ARGNModule(PrivateModule):
 
     def learning_rate(self, step: int) -> float:
         """Constant or linearly falling; with early stopping, halved on plateaus of the held-out loss."""
-        settings = self.settings
         if self._stop is not None:
-            return settings.learning_rate * float(self.course[3])
-        return settings.learning_rate * (1 - step / settings.steps if settings.lr_decay else 1)
+            return self.settings.learning_rate * float(self.course[3])
+        return self.settings.rate(step)
 
     def before_step(self, step: int) -> None:
         """Draw the order of the columns of this step."""
@@ -110,10 +99,7 @@ class ARGNModule(PrivateModule):
             if (step + 1) % self._stop.every == 0:
                 self._compare(self._stop)
         elif self.average is not None:
-            decay = min(self.settings.ema, (1 + step) / (10 + step))
-            with torch.no_grad():
-                for mean, value in zip(self.average.parameters(), self.net.parameters(), strict=True):
-                    mean.lerp_(value, 1 - decay)
+            self.settings.average(self.average, self.net, step)
 
     @property
     def finished(self) -> bool:

@@ -37,7 +37,8 @@ from dpforge.errors import ConfigError
 from dpforge.generators.base import RunContext, nominal_units, rows_per_unit
 from dpforge.generators.histograms import histogram_release, release_histograms
 from dpforge.generators.maf_checks import setting_mistakes
-from dpforge.generators.maf_model import FittedMAF, Flow, MAFModule, Optimization, latent_ready
+from dpforge.generators.maf_model import FittedMAF, Flow, MAFModule, latent_ready
+from dpforge.generators.optimization import Optimization
 from dpforge.generators.storage import load_model
 from dpforge.generators.training import TrainingData, train
 from dpforge.nets.made import MaskedAutoregressiveFlow

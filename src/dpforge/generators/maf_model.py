@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ from dpforge.data.encode.transforms import (
     Transform,
 )
 from dpforge.generators.cell_likelihood import cells_name, log_cell_mass
+from dpforge.generators.optimization import Optimization
 from dpforge.generators.storage import save_model
 from dpforge.nets.made import MaskedAutoregressiveFlow
 from dpforge.nets.piecewise import PiecewiseFlow
@@ -32,17 +32,6 @@ CHUNK = 50_000
 PIECEWISE_DRAWS, AFFINE_DRAWS = 4, 16
 
 Flow = MaskedAutoregressiveFlow | PiecewiseFlow
-
-
-@dataclass(frozen=True)
-class Optimization:
-    """How a flow is optimised; see :class:`dpforge.generators.dp_maf.DPMAF`."""
-
-    learning_rate: float
-    weight_decay: float
-    lr_decay: bool
-    ema: float
-    steps: int
 
 
 def latent_ready(x: Tensor, gaussianize: bool, edge: float) -> Tensor:
@@ -89,17 +78,12 @@ class MAFModule(PrivateModule):
 
     def learning_rate(self, step: int) -> float:
         """Constant, or falling linearly to zero: a fixed schedule."""
-        settings = self.settings
-        return settings.learning_rate * (1 - step / settings.steps if settings.lr_decay else 1)
+        return self.settings.rate(step)
 
     def after_step(self, step: int) -> None:
         """Average the released weights, with a warm-up of the decay."""
-        if self.average is None:
-            return
-        decay = min(self.settings.ema, (1 + step) / (10 + step))
-        with torch.no_grad():
-            for mean, value in zip(self.average.parameters(), self.net.parameters(), strict=True):
-                mean.lerp_(value, 1 - decay)
+        if self.average is not None:
+            self.settings.average(self.average, self.net, step)
 
     def released_net(self) -> Flow:
         """The flow to sample from: the average if there is one."""

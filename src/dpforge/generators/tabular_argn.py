@@ -32,10 +32,11 @@ from dpforge.generators.argn_marginals import (
     release_marginals,
     target_sub,
 )
-from dpforge.generators.argn_model import ARGNModule, EarlyStop, Optimization
+from dpforge.generators.argn_model import ARGNModule, EarlyStop
 from dpforge.generators.argn_rows import Gather, encode_rows, hold_out
 from dpforge.generators.base import RunContext, nominal_units, rows_per_unit
 from dpforge.generators.histograms import histogram_release
+from dpforge.generators.optimization import Optimization
 from dpforge.generators.storage import load_model
 from dpforge.generators.training import TrainingData, train
 from dpforge.nets.autoregressive import AutoregressiveNet, embedding_width
