@@ -10,7 +10,7 @@ setup: .venv/installed
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "dpforge needs Python 3.11 or newer; set PYTHON=")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[marginals,notebooks,test,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[marginals,diffusion,dalle,dicom,notebooks,test,dev]'
 	touch $@
 
 demo: setup

@@ -178,11 +178,11 @@ def test_values_nobody_confirmed_are_refused_by_name(monkeypatch):
     assert "provenance: public" in text
 
 
-def test_a_model_for_other_data_is_refused(monkeypatch):
+def test_a_model_and_an_evaluation_for_other_data_are_refused(monkeypatch):
     monkeypatch.setattr(dpforge.data.ToySource, "modality", "image")
-    text = only()
-    assert "image" in text
-    assert "table" in text
+    model, evaluation = mistakes()
+    assert "model=table data, dataset=image data" in model
+    assert "evaluation=table data, dataset=image data" in evaluation
 
 
 def test_every_job_of_a_sweep_is_checked_and_each_mistake_said_once():

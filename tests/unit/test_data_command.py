@@ -8,9 +8,12 @@ import subprocess
 import sys
 
 import pytest
+import yaml
+from PIL import Image
 
 from dpforge.cli.data import main
 from dpforge.data import load_schema
+from dpforge.data.image_folder import ImageFolder
 
 
 @pytest.fixture(autouse=True)
@@ -63,6 +66,9 @@ def test_an_own_table_is_drafted_into_a_private_file_and_then_described(table, t
     [
         (["adlut"], "Did you mean 'adult'?"),
         (["csv"], "path is not given"),
+        (["image_folder"], "path is not given"),
+        (["image_folder", "path=x", "label_from=fil"], "Did you mean 'file'?"),
+        (["schema", "."], "holds no image file"),
         (["csv", "pth=x.csv"], "Did you mean 'path'?"),
         (["csv", "path=absent.csv", "schema=toy"], "does not exist"),
         (["toy", "rows=1"], "at least 10"),
@@ -78,6 +84,40 @@ def test_a_mistake_ends_in_a_message_and_exit_code_two_without_a_traceback(argum
     assert exit_.value.code == 2
     assert reason in captured.err
     assert "Traceback" not in captured.err
+
+
+def test_a_set_of_images_is_described_by_size_classes_and_origin(capsys, monkeypatch):
+    monkeypatch.delenv("DPFORGE_DATA", raising=False)
+    main(["digits", "image_size=[16,16]"])
+    text = capsys.readouterr().out
+    for part in (
+        "16 x 16 pixels, grey",
+        "10 (0, 1, 2",
+        "1,438 for training",
+        "an image",
+        "installed package",
+    ):
+        assert part in text
+
+
+def test_an_own_folder_of_images_is_drafted_into_a_private_file_that_no_run_takes_unconfirmed(
+    tmp_path, capsys
+):
+    (tmp_path / "mine" / "ward").mkdir(parents=True)
+    for i, name in enumerate(("rare", "common", "common")):
+        Image.new("L", (50 + i, 40)).save(tmp_path / "mine" / "ward" / f"{name}_{i}.png")
+    main(["schema", "mine", "--out", "mine.yaml"])
+    out = tmp_path / "mine.yaml"
+    assert stat.S_IMODE(out.stat().st_mode) == 0o600
+    drafted = yaml.safe_load(out.read_text())["dataset"]
+    assert drafted["class_names"] == ["common", "rare"]
+    assert drafted["nominal_rows"] == 3
+    assert ImageFolder(**drafted).public_schema().unconfirmed == ("nominal_rows", "classes")
+    assert "at least 40 pixels" in out.read_text()
+    assert out.read_text().startswith("# @package _global_")
+    capsys.readouterr()
+    main(["image_folder", "path=mine", "class_names=[common,rare]"])
+    assert "nominal_rows: no run starts until a person confirms them" in capsys.readouterr().out
 
 
 def test_an_existing_schema_is_never_overwritten(table, tmp_path, capsys):

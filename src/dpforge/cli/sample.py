@@ -1,4 +1,4 @@
-"""``dpforge-sample RUN``: more rows of a finished run, also with given cells; costs no privacy."""
+"""``dpforge-sample RUN``: more rows or images of a finished run, also with given cells; costs no privacy."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _EPILOG = """\
 dpforge-sample RUN -n 100000 --out more.parquet
+dpforge-sample RUN -n 1000 --out more.npz
 dpforge-sample RUN -n 1000 --temperature 0.7 --out likelier.csv
 dpforge-sample RUN -n 1000 --balance '{"income": {">50K": 0.5}}' --out balanced.csv
 dpforge-sample RUN --given rows.csv --out completed.csv
@@ -43,8 +44,13 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a finished run")
-    parser.add_argument("-n", "--rows", type=int, help="how many rows, any number")
-    parser.add_argument("--out", type=Path, required=True, help="a .parquet, .csv or .csv.gz file")
+    parser.add_argument("-n", "--rows", type=int, help="how many rows or images, any number")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help="a .parquet, .csv or .csv.gz file; of a run that makes images a .npz file or a folder",
+    )
     parser.add_argument("--seed", type=int, default=0, help="public seed of the draws (default: 0)")
     parser.add_argument("--force", action="store_true", help="replace the file if it exists")
     drawing = parser.add_argument_group("how rows are drawn, with -n (the first two also with --given)")
@@ -155,10 +161,15 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _more_rows(arguments: argparse.Namespace) -> None:
+    from dpforge.experiment.rundir import RunDir
     from dpforge.experiment.sampling import sample_rows
+    from dpforge.experiment.sampling_images import makes_images, sample_images
 
-    sample_rows(arguments.run, arguments.rows, arguments.out, seed=arguments.seed, overwrite=arguments.force)
-    print(f"{arguments.out}: {arguments.rows:,} rows ({_stated(arguments.run)})")
+    images = makes_images(RunDir(arguments.run))
+    write = sample_images if images else sample_rows
+    write(arguments.run, arguments.rows, arguments.out, seed=arguments.seed, overwrite=arguments.force)
+    what = "images" if images else "rows"
+    print(f"{arguments.out}: {arguments.rows:,} {what} ({_stated(arguments.run)})")
 
 
 def _tempered(arguments: argparse.Namespace) -> dict[str, float]:

@@ -195,11 +195,9 @@ class _Checker:
         mistakes += _unconfirmed(schema)
         if privacy is not None:
             mistakes += _attempt(lambda: check_delta(privacy, schema))[1]
-        if model is not None and model.modality != dataset.modality:
-            mistakes.append(
-                f"model={model.modality} data, dataset={dataset.modality} data: they do not fit. "
-                f"Choose a model for {dataset.modality} data, or another dataset."
-            )
+        for group, component in (("model", model), ("evaluation", built.get("evaluation"))):
+            if component is not None and dataset.modality not in component.modalities:
+                mistakes.append(_other_modality(group, component.modalities, dataset.modality))
         if mistakes or model is None or privacy is None:
             return schema, None, mistakes
         plan, mistakes = self._plan(model, privacy, schema, config)
@@ -211,6 +209,13 @@ class _Checker:
         if key not in self.plans:
             self.plans[key] = _attempt(lambda: model.plan(schema, privacy))
         return self.plans[key]
+
+
+def _other_modality(group: str, able: Sequence[str], modality: str) -> str:
+    return (
+        f"{group}={' or '.join(able)} data, dataset={modality} data: they do not fit. "
+        f"Choose another {group} for {modality} data, or another dataset."
+    )
 
 
 def _attempt(action: Callable[[], Any]) -> tuple[Any, list[str]]:
@@ -236,6 +241,12 @@ def _unconfirmed(schema: Any) -> list[str]:
     if not schema.unconfirmed:
         return []
     names = ", ".join(schema.unconfirmed)
+    if schema.modality == "image":
+        return [
+            f"dataset '{schema.name}' leaves open what must be public before the images are read: {names}."
+            " Give dataset.nominal_rows=<about how many> and dataset.class_names=[…] (or declared_public), and"
+            " remove confirmed names from dataset.unconfirmed; 'dpforge-data schema <folder>' drafts them."
+        ]
     return [
         f"dataset '{schema.name}' has values that were read from the data and nobody confirmed: {names}. "
         "In its schema, set provenance: public for what is known from elsewhere, "

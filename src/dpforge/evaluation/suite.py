@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import ClassVar
 
 import pandas as pd
 
@@ -71,6 +72,8 @@ class TabularEvaluation:
             are reported.
         seed: Default seed of :meth:`evaluate`.
     """
+
+    modalities: ClassVar[tuple[str, ...]] = ("table",)
 
     metrics: Sequence[str] | None = None
     max_rows: int | None = None

@@ -9,13 +9,14 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import pandas as pd
 
-from dpforge.data import Dataset
+from dpforge.data import Dataset, Images
 from dpforge.evaluation import Headline, Results, headline
 from dpforge.experiment import plots, plots_columns, plots_dependence
+from dpforge.experiment.pictures_images import draw_images
 from dpforge.experiment.rundir import RunDir
 from dpforge.experiment.stages import Work
 from dpforge.experiment.tracking import Visibility
-from dpforge.generators.base import FittedTable
+from dpforge.generators.base import FittedTable, Synthetic
 from dpforge.generators.training import EpsilonMeter
 from dpforge.privacy.accounting import epsilon
 from dpforge.privacy.plan import Plan
@@ -32,12 +33,26 @@ class LatentRows(NamedTuple):
     names: list[str]
 
 
-def draw(work: Work, data: Dataset, fitted: FittedTable, synthetic: pd.DataFrame, results: Results) -> None:
+def draw(work: Work, data: Any, fitted: Any, synthetic: Synthetic, results: Results) -> None:
     """Draw every picture of a run and register each with its visibility."""
     folder, tracker = work.folder.plots, work.tracker
-    draw_columns(folder, data, fitted, synthetic)
+    if isinstance(synthetic, Images):
+        draw_images(folder, data, fitted, synthetic, results)
+    else:
+        _draw_table(folder, data, fitted, synthetic, results)
+        draw_latents(folder, fitted, data, work.experiment.seed)
     ranged = [row for row in headline(results) if _has_range(row)]
     plots.scores(ranged, folder / "scores.png")
+    _draw_training(work.folder, work.access.ledger.plan)
+    for path in sorted(folder.rglob("*.png")):
+        visibility = Visibility.PUBLIC if path.stem == "epsilon" else Visibility.PRIVATE
+        tracker.image(f"plots/{path.stem}", path, visibility)
+
+
+def _draw_table(
+    folder: Path, data: Dataset, fitted: FittedTable, synthetic: pd.DataFrame, results: Results
+) -> None:
+    draw_columns(folder, data, fitted, synthetic)
     if "correlation_real" in results.tables:
         plots_dependence.correlation_difference(
             results.tables["correlation_real"],
@@ -45,11 +60,6 @@ def draw(work: Work, data: Dataset, fitted: FittedTable, synthetic: pd.DataFrame
             fitted.schema.names,
             folder / "correlation.png",
         )
-    draw_latents(folder, fitted, data, work.experiment.seed)
-    _draw_training(work.folder, work.access.ledger.plan)
-    for path in sorted(folder.rglob("*.png")):
-        visibility = Visibility.PUBLIC if path.stem == "epsilon" else Visibility.PRIVATE
-        tracker.image(f"plots/{path.stem}", path, visibility)
 
 
 def _has_range(row: Headline) -> bool:

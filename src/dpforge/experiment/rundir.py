@@ -72,6 +72,16 @@ class RunDir:
         return self.root / "samples" / "synthetic.parquet"
 
     @property
+    def images(self) -> Path:
+        """Synthetic images."""
+        return self.root / "samples" / "samples.npz"
+
+    @property
+    def grid(self) -> Path:
+        """Some of the synthetic images side by side, for people."""
+        return self.root / "samples" / "preview.png"
+
+    @property
     def preview(self) -> Path:
         """First rows of the synthetic table, for people."""
         return self.root / "samples" / "preview.csv"
@@ -123,7 +133,8 @@ class RunDir:
 
     def released(self) -> dict[str, str]:
         """Return the SHA-256 of every file that the certificate covers, by path below the run folder."""
-        files = [self.schema, self.synthetic, self.preview, *sorted(self.model.glob("model.*"))]
+        samples = [path for path in sorted(self.synthetic.parent.rglob("*")) if path.suffix != ".tmp"]
+        files = [self.schema, *samples, *sorted(self.model.glob("model.*"))]
         return {
             file.relative_to(self.root).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
             for file in files
@@ -196,9 +207,13 @@ class RunDir:
 
     def complete(self) -> bool:
         """Whether the run ended and all that it made is still here."""
-        made = (self.ledger, self.certificate, self.metrics, self.synthetic)
-        ended = self.status()["state"] == "done" and self.fitted()
+        made = (self.ledger, self.certificate, self.metrics)
+        ended = self.status()["state"] == "done" and self.fitted() and self.sampled()
         return ended and all(path.is_file() for path in made)
+
+    def sampled(self) -> bool:
+        """Whether the synthetic table or the synthetic images are here."""
+        return self.synthetic.is_file() or self.images.is_file()
 
     def fitted(self) -> bool:
         """Whether the fit ended and its model is still here."""

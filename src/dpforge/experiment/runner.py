@@ -9,7 +9,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
@@ -29,7 +28,7 @@ from dpforge.experiment.rundir import RunDir
 from dpforge.experiment.scores import run_facts, write_scores
 from dpforge.experiment.stages import StopFlag, Work
 from dpforge.experiment.tracking import Tracker
-from dpforge.generators.base import FittedTable
+from dpforge.generators.base import Fitted, Synthetic
 from dpforge.identity import Identity
 from dpforge.privacy.accounting import DISCRETIZATION
 from dpforge.privacy.ledger import Ledger
@@ -146,7 +145,7 @@ def _complete(folder: RunDir, experiment: Experiment, identity: Identity) -> Non
     print_summary(facts, headline(results))
 
 
-def _draw(work: Work, fitted: FittedTable, synthetic: pd.DataFrame, results: Results) -> None:
+def _draw(work: Work, fitted: Fitted, synthetic: Synthetic, results: Results) -> None:
     """Draw the pictures; a table that cannot be drawn must not cost a run its certificate."""
     try:
         pictures.draw(work, work.load(), fitted, synthetic, results)
@@ -217,6 +216,8 @@ def bound_data(
     @cache
     def load() -> Dataset:
         data = experiment.dataset.load()
+        for name in getattr(experiment.dataset, "logs_privately", ()):
+            ledger.taint(name, "log.txt")
         if data.schema.digest != ledger.header["schema_digest"]:
             raise RunError("the schema was edited after the run began. Start the command again.")
         commitment = random.commitment(data.fingerprint)

@@ -36,7 +36,9 @@ def write_scores(work: Work, results: Results, facts: dict[str, Any]) -> None:
         if v["value"] is not None
     }
     work.tracker.summary({**private, **own})
-    work.tracker.artifact(work.folder.preview, Visibility.DP)
+    for released in (work.folder.preview, work.folder.grid):
+        if released.is_file():
+            work.tracker.artifact(released, Visibility.DP)
 
 
 def _own_metrics(work: Work, facts: dict[str, Any]) -> dict[str, Any]:

@@ -10,23 +10,20 @@ from dataclasses import dataclass
 from signal import SIGINT, SIGTERM, getsignal, signal
 from typing import Any
 
-import pandas as pd
 import torch
 
 from dpforge.configuration.building import Experiment
 from dpforge.data import Dataset
-from dpforge.data.table import write_table
-from dpforge.errors import Interrupted, RunError
+from dpforge.errors import Interrupted
 from dpforge.evaluation import Guarantee, Results
 from dpforge.experiment.display import Display, Stage
 from dpforge.experiment.rundir import RunDir
+from dpforge.experiment.synthetic import read_synthetic, write_synthetic
 from dpforge.experiment.tracking import Tracker, Value, Visibility
-from dpforge.generators.base import FittedTable, RunContext
+from dpforge.generators.base import Fitted, RunContext, Synthetic
 from dpforge.generators.storage import load_state
 from dpforge.privacy.mechanisms import PrivateAccess
 from dpforge.privacy.rng import public_random
-
-PREVIEW_ROWS = 20
 
 
 class StopFlag:
@@ -81,7 +78,7 @@ class Work:
         return self.folder.stage_seconds(stage)
 
 
-def fit(work: Work) -> FittedTable:
+def fit(work: Work) -> Fitted:
     """Fit the generator, or load it if an earlier attempt finished."""
     model = work.experiment.model
     if work.experiment.runtime.threads:
@@ -125,6 +122,7 @@ def _context(work: Work) -> RunContext:
         log=log,
         progress=progress,
         stopping=work.stopping,
+        samples=work.folder.synthetic.parent,
     )
 
 
@@ -146,36 +144,29 @@ class _LazyStage:
             self._stage.finish()
 
 
-def sample(work: Work, fitted: FittedTable) -> pd.DataFrame:
-    """Write the synthetic table, or read it if an earlier attempt finished."""
-    path = work.folder.synthetic
-    if work.seconds("sample") is not None and path.is_file():
-        return _read(path)
+def sample(work: Work, fitted: Fitted) -> Synthetic:
+    """Write the synthetic table or images, or read them if an earlier attempt finished."""
+    if work.seconds("sample") is not None and work.folder.sampled():
+        return read_synthetic(work.folder, fitted.schema)
     work.stopping.check()
     start = time.perf_counter()
-    schema = fitted.schema
-    rows = work.experiment.rows or schema.rows.value or schema.nominal_rows
+    rows = work.experiment.rows or default_rows(fitted)
     with work.display.task("sample", rows) as stage:
-        table = fitted.sample(rows, public_random(work.experiment.seed).generator("sample"))
+        made = fitted.sample(rows, public_random(work.experiment.seed).generator("sample"))
         stage.advance(rows)
-    write_table(table, path)
-    write_table(table.head(PREVIEW_ROWS), work.folder.preview)
+    write_synthetic(work.folder, made, fitted.schema)
     work.folder.finish_stage("sample", time.perf_counter() - start)
-    return table
+    return made
 
 
-def _read(path: Any) -> pd.DataFrame:
-    try:
-        return pd.read_parquet(path)
-    except (OSError, ValueError) as error:
-        raise RunError(
-            f"{path.name} is damaged ({type(error).__name__}). Delete the folder 'samples' of the run and"
-            " start the same command again; sampling again costs no privacy."
-        ) from error
+def default_rows(fitted: Fitted) -> int:
+    """Return how many rows or images to draw where nobody says: those released, or by the row policy."""
+    schema = fitted.schema
+    return getattr(fitted, "released_rows", None) or schema.rows.value or schema.nominal_rows
 
 
-def evaluate(work: Work, fitted: FittedTable, synthetic: pd.DataFrame) -> Results:
-    """Score the synthetic table against real rows; every score is private."""
+def evaluate(work: Work, fitted: Fitted, synthetic: Synthetic) -> Results:
+    """Score the synthetic table or images against real ones; every score is private."""
     work.stopping.check()
     start = time.perf_counter()
     data = work.load()

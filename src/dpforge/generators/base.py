@@ -10,7 +10,7 @@ from typing import ClassVar, Protocol
 import numpy as np
 import pandas as pd
 
-from dpforge.data import Dataset, Schema
+from dpforge.data import Dataset, ImageDataset, Images, ImageSchema, Schema
 from dpforge.errors import ConfigError, did_you_mean
 from dpforge.privacy.mechanisms import PrivateAccess
 from dpforge.privacy.plan import Plan
@@ -87,6 +87,7 @@ class RunContext:
         log: ``(step, values, visibility)``; visibility is ``public``, ``dp`` or ``private``.
         progress: ``(done, total, values)``, after every step.
         stopping: Whether the run was asked to end at the next step.
+        samples: Folder for released samples of intermediate steps, ``<run>/samples``; None for none.
     """
 
     access: PrivateAccess
@@ -97,6 +98,7 @@ class RunContext:
     log: Callable[[int, Mapping[str, float], str], None] = _discard
     progress: Callable[[int, int, Mapping[str, float]], None] = _silent
     stopping: Callable[[], bool] = _never
+    samples: Path | None = None
     random: KeyedRandom = field(init=False)
 
     def __post_init__(self) -> None:
@@ -117,10 +119,27 @@ class FittedTable(Protocol):
         ...
 
 
+class FittedImages(Protocol):
+    """A finished model of images: reads no private data.
+
+    One that holds a released set of images of its own size says so in an attribute ``released_rows``.
+    """
+
+    schema: ImageSchema
+
+    def sample(self, rows: int, rng: np.random.Generator) -> Images:
+        """Return ``rows`` synthetic images; those of a class are adjacent, class 0 first."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write everything :meth:`ImageGenerator.load` needs into ``folder``."""
+        ...
+
+
 class TableGenerator(Protocol):
     """A way of making synthetic tables; a frozen dataclass of its settings."""
 
-    modality: ClassVar[str]
+    modalities: ClassVar[tuple[str, ...]]
 
     def plan(self, schema: Schema, privacy: PrivacySpec) -> Plan:
         """Return what a fit will spend: a pure function of configuration and public schema."""
@@ -135,11 +154,33 @@ class TableGenerator(Protocol):
         ...
 
 
-def nominal_units(schema: Schema) -> float:
+class ImageGenerator(Protocol):
+    """A way of making synthetic images; a frozen dataclass of its settings. Methods as of a table's."""
+
+    modalities: ClassVar[tuple[str, ...]]
+
+    def plan(self, schema: ImageSchema, privacy: PrivacySpec) -> Plan:
+        """Return what a fit will spend: a pure function of configuration and public schema."""
+        ...
+
+    def fit(self, data: ImageDataset, run: RunContext) -> FittedImages:
+        """Train on private images, through ``run.access`` only."""
+        ...
+
+    def load(self, folder: Path) -> FittedImages:
+        """Read back a model written by :meth:`FittedImages.save`."""
+        ...
+
+
+Fitted = FittedTable | FittedImages
+Synthetic = pd.DataFrame | Images
+
+
+def nominal_units(schema: Schema | ImageSchema) -> float:
     """Return the public number of units: nominal rows over the most rows a unit may have."""
     return schema.nominal_rows / (schema.unit.max_rows if schema.unit.kind == "user" else 1)
 
 
-def rows_per_unit(schema: Schema) -> int:
+def rows_per_unit(schema: Schema | ImageSchema) -> int:
     """Return the most rows one unit of privacy may have."""
     return schema.unit.max_rows if schema.unit.kind == "user" else 1

@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from dpforge.data import Schema
+from dpforge.data import ImageSchema, Schema, image_schema_from_dict
 from dpforge.data.schema import schema_from_dict
 from dpforge.errors import RunError
 
@@ -97,7 +97,10 @@ def _decode_state(data: bytes) -> dict[str, Any] | None:
 
 
 def save_model(
-    folder: Path, tensors: Mapping[str, torch.Tensor], arrays: Mapping[str, Any], schema: Schema
+    folder: Path,
+    tensors: Mapping[str, torch.Tensor],
+    arrays: Mapping[str, Any],
+    schema: Schema | ImageSchema,
 ) -> None:
     """Write a finished model: ``model.safetensors``, and ``model.json`` with released schema and arrays."""
     content = save({name: tensor.contiguous() for name, tensor in tensors.items()})
@@ -107,16 +110,30 @@ def save_model(
 
 
 def load_model(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any], Schema]:
+    """Read back a model of a table; raises ``RunError`` if a file is missing or damaged."""
+    tensors, arrays, schema = load_any_model(folder)
+    if not isinstance(schema, Schema):
+        raise RunError(f"the model in {folder.name} makes images, not tables.")
+    return tensors, arrays, schema
+
+
+def load_any_model(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any], Schema | ImageSchema]:
     """Read back :func:`save_model`; raises ``RunError`` if a file is missing or damaged."""
     try:
         tensors = load_file(folder / "model.safetensors")
         document = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-        return tensors, document["arrays"], schema_from_dict(document["schema"])
+        return tensors, document["arrays"], any_schema(document["schema"])
     except (OSError, SafetensorError, ValueError, KeyError, UnicodeDecodeError) as error:
         raise RunError(
             f"the model in {folder.name} is missing or damaged ({type(error).__name__})."
             " Delete the folder and start the same command again: it is rebuilt from the last checkpoint."
         ) from error
+
+
+def any_schema(content: Mapping[str, Any]) -> Schema | ImageSchema:
+    """Read back the schema of a table or of images; raises ``ConfigError`` with every mistake in it."""
+    images = content.get("modality") == ImageSchema.modality
+    return image_schema_from_dict(content) if images else schema_from_dict(content)
 
 
 def _plain(value: Any) -> Any:

@@ -6,9 +6,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from dpforge.data.image_files import read_samples
 from dpforge.experiment.report.finished import FinishedRun, Score, command
 from dpforge.experiment.report.page import MISSING, Block, Cell, Table, Text, Tiles, shown_number
 from dpforge.experiment.report.run_scores import meaningful
+from dpforge.experiment.sampling_images import makes_images
 
 _RELATIONS = {
     "add_remove": "adding or removing it",
@@ -18,6 +20,10 @@ _RELATIONS = {
 _TILES = (
     ("utility/tstr_auroc_hgb", "AUROC, trained on synthetic"),
     ("utility/tstr_r2_hgb", "R², trained on synthetic"),
+    ("utility/accuracy_cnn", "accuracy of a CNN trained on synthetic"),
+    ("fidelity/frechet_lenet_public", "Fréchet distance, LeNet (0 best)"),
+    ("fidelity/frechet_mobilenet_v2", "Fréchet distance, MobileNetV2 (0 best)"),
+    ("fidelity/frechet_pixels", "Fréchet distance, pixels (0 best)"),
     ("fidelity/tvd_2way", "2-way TVD (0 best)"),
     ("fidelity/accuracy_overall", "accuracy (1 best)"),
     ("fidelity/c2st_auc", "C2ST AUC (.5 best)"),
@@ -55,12 +61,14 @@ def badge(certificate: Mapping[str, Any]) -> tuple[str, str]:
 def headline_tiles(run: FinishedRun) -> Tiles:
     """The guarantee, the main scores with floor and ceiling, rows and time."""
     scores = run.scores()
-    items = [_guarantee(run.certificate), _unit(run.certificate)]
+    items = [_guarantee(run.certificate), _unit(run)]
     items += [_score_tile(label, scores[name]) for name, label in _TILES if name in scores]
     if (rows := _synthetic_rows(run)) is not None:
         real = run.rows().get("real")
         small = f"scored against {real:,} real rows" if real else "charged to ε, like all of the table"
-        items.append(("synthetic rows", f"{rows:,}", small))
+        items.append(
+            ("synthetic rows" if run.folder.synthetic.is_file() else "synthetic images", f"{rows:,}", small)
+        )
     if (seconds := run.seconds("fit")) is not None:
         rest = [
             f"{stage} {run.seconds(stage):,.1f} s" for stage in ("sample", "evaluate") if run.seconds(stage)
@@ -91,17 +99,19 @@ def _guarantee(certificate: Mapping[str, Any]) -> tuple[str, str, str]:
     )
 
 
-def _unit(certificate: Mapping[str, Any]) -> tuple[str, str, str]:
+def _unit(run: FinishedRun) -> tuple[str, str, str]:
+    certificate = run.certificate
     details = certificate.get("unit_details") or {}
     user = certificate["unit"] == "user"
-    value = "one user" if user else "one row"
+    record = "image" if makes_images(run.folder) else "row"
+    value = "one user" if user else f"one {record}"
     small = f"hidden by {_RELATIONS.get(certificate['relation'], certificate['relation'])}"
     if user and details.get("max_rows"):
-        small += f", at most {details['max_rows']} rows each"
+        small += f", at most {details['max_rows']} {record}s each"
     return (
         "unit of privacy",
         value,
-        f"{small}; about {certificate['nominal_rows']:,} rows are public knowledge",
+        f"{small}; about {certificate['nominal_rows']:,} {record}s are public knowledge",
     )
 
 
@@ -122,8 +132,10 @@ def _short(value: float | None) -> str:
 
 
 def _synthetic_rows(run: FinishedRun) -> int | None:
-    if not run.shows_released or not run.folder.synthetic.is_file():
+    if not run.shows_released or not run.folder.sampled():
         return None
+    if run.folder.images.is_file():
+        return len(read_samples(run.folder.images)[0])
     from pyarrow import parquet
 
     return int(parquet.read_metadata(run.folder.synthetic).num_rows)

@@ -20,6 +20,8 @@ from dpforge.experiment.report.composition import drawn
 from dpforge.experiment.report.finished import FinishedRun
 from dpforge.experiment.report.heatmap import column_table, correlation_figure, pair_blocks
 from dpforge.experiment.report.page import Block, Figure, Section, Text
+from dpforge.experiment.report.run_images import image_sections
+from dpforge.experiment.sampling_images import makes_images
 from dpforge.experiment.score_tables import read_tables
 
 PUBLIC_PICTURES = ("epsilon.png",)
@@ -55,7 +57,10 @@ def score_figures(run: FinishedRun) -> list[Figure]:
 
 
 def picture_sections(run: FinishedRun) -> list[Section]:
-    """Columns, pairs, latent diagnostics and learning curve, as far as there is something to show."""
+    """Columns and pairs or images, latents and learning curve, as far as there is something to show."""
+    if makes_images(run.folder):
+        training = Section("Training", _training_blocks(run))
+        return [*image_sections(run), *([training] if training.blocks else [])]
     sections = [Section("Columns", _column_blocks(run))]
     if run.shows_private:
         sections.append(Section("Pairs of columns", _pair_section(run)))

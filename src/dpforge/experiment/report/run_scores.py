@@ -8,9 +8,15 @@ from dpforge.evaluation.collecting import EXACT_FLOORS
 from dpforge.experiment.report.finished import FinishedRun, Score
 from dpforge.experiment.report.page import MISSING, Block, Cell, Table, Text, shown_number
 from dpforge.experiment.report.wording import FAMILIES, LEGACY_PAIRS, LEGACY_TEXT, OTHER, family_of
+from dpforge.experiment.sampling_images import makes_images
 
 # Beyond it floor and ceiling nearly coincide and the position between them says nothing.
 MEANINGLESS = 100
+_IMAGES = (
+    "Floor: real images with every pixel shuffled independently among them (for accuracy: the share of the"
+    " largest class), or the public images a method starts from. Ceiling: as many held-out real images, or"
+    " training on real ones. Normalised: 0 at the floor, 1 at the ceiling."
+)
 _COLUMNS = ("score", "value", "floor", "ceiling", "normalised", "sd", "version")
 
 
@@ -21,7 +27,7 @@ def score_blocks(run: FinishedRun) -> list[Block]:
     for score in scores.values():
         if not score.name.startswith("legacy/"):
             groups.setdefault(family_of(score.name).title, []).append(score)
-    blocks: list[Block] = [_how_to_read(scores.values())] if run.shows_private else []
+    blocks: list[Block] = [_how_to_read(run, scores.values())] if run.shows_private else []
     blocks += [
         _family_table(family.title, family.meaning, groups[family.title])
         for family in (*FAMILIES, OTHER)
@@ -35,7 +41,9 @@ def score_blocks(run: FinishedRun) -> list[Block]:
     return blocks
 
 
-def _how_to_read(scores: Iterable[Score]) -> Text:
+def _how_to_read(run: FinishedRun, scores: Iterable[Score]) -> Text:
+    if makes_images(run.folder):
+        return Text([_IMAGES])
     words = (
         "Floor: the real table with every column shuffled independently. Ceiling: as many held-out real rows."
         " Normalised: 0 at the floor, 1 at the ceiling; a score without its floor says little."

@@ -15,6 +15,50 @@ class Family(NamedTuple):
 
 FAMILIES = (
     Family(
+        "Learning from the images",
+        (
+            "utility/accuracy_",
+            "utility/balanced_accuracy_",
+            "utility/macro_f1_",
+            "utility/recall_",
+            "utility/trtr_",
+            "utility/trts_",
+        ),
+        "A classifier is trained on synthetic images and tested on real ones (no prefix), trained and tested"
+        " on real ones (trtr, the ceiling), or trained on real and tested on synthetic ones (trts: do the"
+        " labels fit the images). The floor is the share of the largest class.",
+    ),
+    Family(
+        "Distance of image features",
+        (
+            "fidelity/frechet",
+            "fidelity/class_frechet",
+            "fidelity/kernel_distance",
+            "fidelity/inception_score",
+        ),
+        "Distances between real and synthetic images in the features of a named extractor; 0 is best. They"
+        " compare only at equal extractor, preprocessing and number of images (metrics.json states them)."
+        " The floor is real images whose pixels are shuffled independently.",
+    ),
+    Family(
+        "Precision and recall of images",
+        ("fidelity/precision_", "fidelity/recall_", "fidelity/density_", "fidelity/coverage_"),
+        "Precision and density: do synthetic images lie where real ones do. Recall and coverage: are real"
+        " images reached by synthetic ones. 1 is best.",
+    ),
+    Family(
+        "Classes and variety",
+        (
+            "fidelity/class_distance",
+            "fidelity/predicted_entropy",
+            "fidelity/mode_coverage",
+            "fidelity/distinct_images",
+            "fidelity/near_duplicates",
+        ),
+        "Whether every class occurs (by label, and as a classifier trained on real images sees it), and"
+        " whether synthetic images differ from each other.",
+    ),
+    Family(
         "Learning from the table",
         ("utility/",),
         "A learner is trained on synthetic rows (TSTR) or real rows (TRTR) and tested on held-out real rows."
