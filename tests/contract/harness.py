@@ -1,4 +1,4 @@
-"""Runs a generator on neighbouring tables and records everything that passes its only door."""
+"""Runs a generator on neighbouring tables or image sets and records everything that passes its only door."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 
 from dpforge.config import compose
-from dpforge.data import Dataset
+from dpforge.data import Dataset, ImageDataset, Images, ImageSchema
 from dpforge.data.schema import Schema, schema_from_dict
 from dpforge.data.table import conform
 from dpforge.errors import ConfigError
@@ -34,7 +34,11 @@ SMALL = {
     "iterations": 20,
     "round_iterations": 5,
     "compress_sigmas": 0.0,
+    "n_critics": 2,
+    "num_samples_schedule": 12,
+    "num_iterations": 3,
 }
+IMAGES = ImageSchema("contract", 100, 8, 8, 1, ("0", "1", "2"))
 
 
 def public(**extra: Any) -> dict[str, Any]:
@@ -86,21 +90,32 @@ TARGETS = {
 
 VARIANTS = {
     "tabular_argn in any order": {"column_order": "random", "size": "S", "dropout": 0.1, "ema": 0.0},
+    "dpwgan on images": {"class_prior": "dp_counts"},
 }
 
 
-def small_model(name: str) -> Any:
-    """The generator of ``conf/model/<name>.yaml``, or a variant, with few steps and narrow layers."""
+def model_of(name: str) -> Any:
+    """The generator of ``conf/model/<name>.yaml``."""
     from hydra.utils import instantiate
 
-    model = instantiate(compose([f"model={name.split()[0]}", "dataset=toy"]).model, _convert_="all")
+    node = compose([f"model={name.split()[0]}", "dataset=toy"]).model
+    if "api" in node:
+        node.api.image_size, node.api.system_fonts = [8, 8], False
+    return instantiate(node, _convert_="all")
+
+
+def small_model(name: str) -> Any:
+    """The same, or a variant of it, with few steps and narrow layers."""
+    model = model_of(name)
     names = {f.name for f in dataclasses.fields(model)}
     small = {key: value for key, value in SMALL.items() if key in names}
     return dataclasses.replace(model, **(small | VARIANTS.get(name, {})))
 
 
-def schema_for(model: Any) -> Schema:
-    """The mixed schema, or numbers only for a model that says it takes nothing else."""
+def schema_for(model: Any, name: str = "") -> Any:
+    """Images for a model of them; else the mixed schema, or numbers only if a model takes nothing else."""
+    if "table" not in model.modalities or name.endswith("on images"):
+        return IMAGES
     try:
         model.plan(schema_of(MIXED), PrivacySpec())
     except ConfigError:
@@ -108,14 +123,31 @@ def schema_for(model: Any) -> Schema:
     return schema_of(MIXED)
 
 
-def table_for(schema: Schema, rows: int, target: dict[str, Any] | None = None) -> pd.DataFrame:
-    """A typed table whose last row is the target record."""
+def table_for(schema: Any, rows: int, target: dict[str, Any] | None = None) -> Any:
+    """A typed table, or images, whose last record is the target."""
+    if isinstance(schema, ImageSchema):
+        return images_for(schema, rows, target)
     raw = raw_table(rows)
     if target and rows:
         raw = raw.astype(object)
         for column, value in target.items():
             raw.loc[rows - 1, column] = value
     return conform(raw[list(schema.names)], schema)
+
+
+def images_for(schema: ImageSchema, rows: int, target: dict[str, Any] | None) -> Images:
+    """Noise images; of a target in range the last is noise too, of any other it is all black or white."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (rows, *schema.shape)).astype(np.uint8)
+    labels = rng.integers(0, schema.num_classes, rows)
+    if target and rows:
+        pixels[-1], labels[-1] = 255 * (len(target) % 2), schema.num_classes - 1
+    return Images(pixels, labels)
+
+
+def without_last(table: Any, rows: int = 1) -> Any:
+    """The table or images without the last ``rows`` records."""
+    return table.head(len(table) - rows)
 
 
 class Replay(PrivateAccess):
@@ -197,8 +229,8 @@ class Trace:
 
 def fit(
     model: Any,
-    schema: Schema,
-    table: pd.DataFrame,
+    schema: Any,
+    table: Any,
     folder: Path,
     *,
     spec: PrivacySpec | None = None,
@@ -218,8 +250,11 @@ def fit(
     access = (
         Record(ledger, random, observers) if replay is None else Replay(ledger, random, observers, replay)
     )
-    data = Dataset(schema, table, table.head(0), units, False, "fingerprint")
-    run = RunContext(access, spec, runtime or Runtime(), 0, folder)
+    kind: Any = ImageDataset if isinstance(schema, ImageSchema) else Dataset
+    data = kind(schema, table, table.head(0), units, False, "fingerprint")
+    samples = folder / "samples"
+    samples.mkdir(exist_ok=True)
+    run = RunContext(access, spec, runtime or Runtime(), 0, folder, samples=samples)
     torch.manual_seed(0)
     trace.fitted = model.fit(data, run)
     trace.outputs = access.outputs if isinstance(access, Record) else []

@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import math
 
+import dp_accounting
 import pytest
+from dp_accounting.rdp import RdpAccountant
 
 from dpforge.errors import PrivacyError
-from dpforge.privacy.accounting import calibrate, compose, epsilon, gaussian_delta, gaussian_noise_multiplier
+from dpforge.privacy.accounting import (
+    RDP_ORDERS,
+    best_order,
+    calibrate,
+    compose,
+    epsilon,
+    gaussian_delta,
+    gaussian_noise_multiplier,
+)
 from dpforge.privacy.events import (
     EpsilonDelta,
     Gaussian,
@@ -99,3 +109,19 @@ def test_events_survive_json_and_unknown_types_are_refused():
     assert event_from_json(tree.to_json()) == tree
     with pytest.raises(PrivacyError, match="unknown event type"):
         event_from_json({"type": "os.system"})
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [SelfComposed(PoissonSampled(128 / 30000, Gaussian(1.0)), 4685), Gaussian(3.0)],
+    ids=["sgd", "one"],
+)
+def test_the_order_shown_is_the_one_whose_bound_is_smallest(tree):
+    known = dp_accounting.GaussianDpEvent(3.0)
+    if isinstance(tree, SelfComposed):
+        step = dp_accounting.PoissonSampledDpEvent(128 / 30000, dp_accounting.GaussianDpEvent(1.0))
+        known = dp_accounting.SelfComposedDpEvent(step, 4685)
+    single = {order: RdpAccountant([order]).compose(known).get_epsilon(1e-6) for order in RDP_ORDERS}
+    assert best_order(tree, 1e-6) == min(single, key=single.__getitem__)
+    assert best_order(ZCDp(0.0), 1e-6) is not None
+    assert best_order(EpsilonDelta(1.0, 1e-5), 1e-6) is None

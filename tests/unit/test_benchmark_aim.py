@@ -117,7 +117,8 @@ def test_without_the_peer_the_benchmark_says_so_and_reports_our_run(monkeypatch,
     monkeypatch.setattr(aim, "python_of", missing)
     aim.main(["--rows", "400", "--json", str(tmp_path / "rows.json"), *FAST])
     rows = {row["what"]: row["value"] for row in json.loads((tmp_path / "rows.json").read_text())}
-    assert {"fit, ours", "2-way TVD, ours", "AUROC, LR, ours", "AUROC, HGB, ours"} == set(rows)
+    scores = {"2-way TVD, ours", "AUROC, LR, ours", "AUROC, HGB, ours"}
+    assert scores | {"fit, ours", "fit, ours: foreseen / taken"} == set(rows)
     assert all(math.isfinite(value) and value > 0 for value in rows.values())
     assert "dpmm==0.1.9 left out: no network" in " ".join(capsys.readouterr().out.split())
 

@@ -204,7 +204,7 @@ def test_an_absent_schema_file_is_named_in_the_error(tmp_path):
         ({"bounds": {"min": 0, "max": 9}, "special_values": [10]}, "outside the bounds"),
         ({"bounds": {"min": 0, "max": 9}, "outside": "null"}, "needs nullable"),
         ({"bounds": {"min": 0, "max": 9}, "categories": {"values": ["a"]}}, "bounds, not categories"),
-        ({"bounds": {"min": 0, "max": 9}, "bins": {"dp_quantile": 8, "epsilon": 1}}, "not supported yet"),
+        ({"bounds": {"min": 0, "max": 9}, "bins": {"dp_quantile": 8}}, "needs epsilon"),
         ({"bounds": {"min": 0, "max": 9}, "bins": {"edges": [0, 9], "equal_width": 3}}, "exactly one"),
         ({"bounds": {"min": 0, "max": 9}, "granularity": -1}, "granularity"),
         ({"bounds": {"min": 0, "max": float("inf")}}, "finite"),

@@ -99,6 +99,9 @@ def _show(run: CheckedRun, console: Any) -> None:
         f"{run.schema.nominal_rows} nominal rows",
         soft_wrap=True,
     )
+    foreseen = getattr(run.experiment.model, "forecast", lambda schema, plan: None)(run.schema, run.plan)
+    if foreseen is not None:
+        console.print(f"fit: {foreseen}", soft_wrap=True)
     rows = [] if math.isinf(found["rdp"]) else over_steps(run.plan)
     if rows:
         console.print(_steps(rows, max(piece.count for piece in run.plan.pieces)))
@@ -106,12 +109,14 @@ def _show(run: CheckedRun, console: Any) -> None:
 
 def _accounted(plan: Any, found: dict[str, float]) -> str:
     """Both values; where zCDP occurs, only RDP certifies."""
-    from dpforge.privacy.accounting import certifying_accountant
+    from dpforge.privacy.accounting import best_order, certifying_accountant
 
     rdp = _number(found["rdp"])
+    order = None if math.isnan(found["rdp"]) else best_order(plan.event(), plan.delta)
+    at = "" if order is None else f" at order α = {order:g}"
     if certifying_accountant(plan.event()) == "rdp":
-        return f"{rdp} (RDP, of record)"
-    return f"{_number(found['pld'])} (PLD, of record), {rdp} (RDP)"
+        return f"{rdp} (RDP, of record){at}"
+    return f"{_number(found['pld'])} (PLD, of record), {rdp} (RDP){at}"
 
 
 def _pieces(plan: Any) -> Table:

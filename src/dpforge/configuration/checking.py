@@ -244,8 +244,8 @@ def _unconfirmed(schema: Any) -> list[str]:
     if schema.modality == "image":
         return [
             f"dataset '{schema.name}' leaves open what must be public before the images are read: {names}."
-            " Give dataset.nominal_rows=<about how many> and dataset.class_names=[…] (or declared_public), and"
-            " remove confirmed names from dataset.unconfirmed; 'dpforge-data schema <folder>' drafts them."
+            " Give dataset.nominal_rows=<about how many> and dataset.class_names=[…] (or declared_public),"
+            " and remove confirmed names from dataset.unconfirmed; 'dpforge-data schema FOLDER' drafts them."
         ]
     return [
         f"dataset '{schema.name}' has values that were read from the data and nobody confirmed: {names}. "

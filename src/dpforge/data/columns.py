@@ -62,13 +62,25 @@ class Categories:
 
 @dataclass(frozen=True)
 class Bins:
-    """Discretisation of a number column: exactly one of ``edges``, ``equal_width``, ``log_width``."""
+    """Discretisation of a number column, or how to buy it: exactly one of the first four.
+
+    Args:
+        edges: Ends of the bins, strictly increasing.
+        equal_width: Number of bins of equal width.
+        log_width: Number of bins of equal width on a signed logarithmic scale.
+        dp_quantile: Number of bins that hold about as many rows each, >= 2; bought with ``epsilon``.
+        provenance: ``private`` for ``dp_quantile``, else ``public`` or ``unconfirmed``.
+        note: Why the bins are public.
+        epsilon: Price of ``dp_quantile``, > 0.
+    """
 
     edges: tuple[float, ...] | None = None
     equal_width: int | None = None
     log_width: int | None = None
+    dp_quantile: int | None = None
     provenance: str = "public"
     note: str = ""
+    epsilon: float | None = None
 
 
 @dataclass(frozen=True)
@@ -135,6 +147,11 @@ class Column:
     def open_bounds(self) -> bool:
         """Whether the bounds are still to be bought."""
         return self.bounds is not None and self.bounds.min is None
+
+    @property
+    def open_bins(self) -> bool:
+        """Whether the bins are still to be bought."""
+        return self.bins is not None and self.bins.dp_quantile is not None
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from itertools import pairwise
 
-from dpforge.data.columns import RESOLUTION_SECONDS, Bounds, Column
+from dpforge.data.columns import RESOLUTION_SECONDS, Bins, Bounds, Column
 from dpforge.errors import did_you_mean
 
 LARGEST_INTEGER = 2**53  # beyond it float64 no longer tells integers apart
@@ -58,9 +58,15 @@ def _number_mistakes(column: Column, place: str) -> Iterator[str]:
         yield f"{place}.bounds is missing: give min and max, or buy them with provenance: private"
         return
     yield from _bounds_mistakes(column, column.bounds, f"{place}.bounds")
+    if column.bins is not None:
+        yield from _bin_mistakes(column, column.bins, f"{place}.bins")
     if column.kind == "datetime":
-        if column.special_values or column.granularity or (column.bins and column.bins.edges):
-            yield f"{place}: datetimes take no special_values, granularity, bins.edges; use equal_width"
+        edges = column.bins and (column.bins.edges or column.bins.dp_quantile)
+        if column.special_values or column.granularity or edges:
+            yield (
+                f"{place}: datetimes take no special_values, granularity, bins.edges, bins.dp_quantile;"
+                " use equal_width"
+            )
         return
     step = column.granularity
     if column.kind == "integer" and step is not None and step != int(step):
@@ -89,6 +95,19 @@ def _bounds_mistakes(column: Column, bounds: Bounds, place: str) -> Iterator[str
         yield f"{place}: min={bounds.min}, max={bounds.max} of an integer column must be whole, within ±2^53"
     elif column.kind == "datetime" and _ticks(column, bounds) < 1:
         yield f"{place}: min and max lie within one {column.resolution}; choose a finer resolution"
+
+
+def _bin_mistakes(column: Column, bins: Bins, place: str) -> Iterator[str]:
+    if bins.dp_quantile is None:
+        if bins.provenance == "private":
+            yield f"{place}.provenance=private needs dp_quantile: <number of bins>, and epsilon"
+        return
+    if bins.provenance != "private":
+        yield f"{place}.provenance={bins.provenance}: dp_quantile reads the rows; use private, with epsilon"
+    if bins.epsilon is None:
+        yield f"{place}.dp_quantile needs epsilon > 0, its price, for example 0.1"
+    if column.codec in ("discrete", "digit"):
+        yield f"{place}.dp_quantile is paid for and codec={column.codec} has no bins; use codec: binned"
 
 
 def _below(low: float | str, high: float | str) -> bool:

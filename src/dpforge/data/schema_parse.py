@@ -60,7 +60,8 @@ COLUMN_KEYS = (
 )
 BOUNDS_KEYS = ("min", "max", "provenance", "note", "epsilon", "method", "outer", "granularity", "levels")
 CATEGORY_KEYS = ("values", "provenance", "note", "epsilon", "delta", "max_values", "public_values")
-BIN_KEYS = ("edges", "equal_width", "log_width", "dp_quantile", "provenance", "note", "epsilon")
+BIN_RULES = ("edges", "equal_width", "log_width", "dp_quantile")
+BIN_KEYS = (*BIN_RULES, "provenance", "note", "epsilon")
 # A drafted schema does not state the number of rows; a person has to.
 UNCONFIRMED_ROWS = 0
 DEFAULT_KEYS = ("outside", "unseen", "decode_unknown")
@@ -184,20 +185,17 @@ def _bins(column: Section) -> Bins | None:
     if not column.has("bins"):
         return None
     part = Section(column.raw["bins"], column.at("bins"), BIN_KEYS, column.mistakes)
-    given = [key for key in ("edges", "equal_width", "log_width", "dp_quantile") if part.has(key)]
-    if given == ["dp_quantile"] or part.raw.get("provenance") == "private":
-        column.mistakes.append(
-            f"{part.place}: private bins (dp_quantile) are not supported yet; "
-            "give public edges, equal_width or log_width"
-        )
-    elif len(given) != 1:
-        column.mistakes.append(f"{part.place}: give exactly one of edges, equal_width, log_width")
+    given = [key for key in BIN_RULES if part.has(key)]
+    if len(given) != 1:
+        column.mistakes.append(f"{part.place}: give exactly one of {', '.join(BIN_RULES)}")
     return Bins(
         edges=part.numbers("edges") or None,
         equal_width=part.whole("equal_width"),
         log_width=part.whole("log_width"),
-        provenance=part.choice("provenance", PROVENANCES, "public"),
+        dp_quantile=part.whole("dp_quantile", least=2),
+        provenance=part.choice("provenance", PROVENANCES, "private" if "dp_quantile" in given else "public"),
         note=part.text("note"),
+        epsilon=part.number("epsilon", above=0),
     )
 
 

@@ -10,6 +10,7 @@ from dpforge.evaluation.correlation import association, correlation_error
 from dpforge.evaluation.coverage import duplicate_share, value_coverage
 from dpforge.evaluation.distances import distance_hints
 from dpforge.evaluation.downstream import train_on_test_on
+from dpforge.evaluation.images import ImageEvaluation
 from dpforge.evaluation.likelihood import Likelihood
 from dpforge.evaluation.marginals import total_variation
 from dpforge.evaluation.propensity import legacy_propensity, propensity_ratio
@@ -26,6 +27,7 @@ __all__ = [
     "AttackResult",
     "Guarantee",
     "Headline",
+    "ImageEvaluation",
     "Likelihood",
     "Results",
     "TabularEvaluation",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -36,6 +38,8 @@ class Results:
         tables: Frames for plots and reports, all private: ``columns``, ``pairs``, ``marginals``,
             ``correlation_real``, ``correlation_synthetic``, as far as their metric ran.
         spread: Standard deviation over repeats, per key; empty without repeats.
+        intervals: Ends of the 95 % interval, per key; empty where a metric gives none.
+        protocols: What must be equal for two values of a key to be comparable; empty where versions suffice.
     """
 
     metrics: dict[str, float]
@@ -45,19 +49,27 @@ class Results:
     notes: list[str] = field(default_factory=list)
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)
     spread: dict[str, float] = field(default_factory=dict)
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    protocols: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def visibility(self, key: str) -> str:
         """``private`` if the value was computed from real rows, else ``public``."""
         return "private" if key in self.private else "public"
 
     def to_json(self) -> dict[str, Any]:
-        """Content of ``metrics.json``; values that are not finite become None."""
+        """Content of ``metrics.json``; values that are not finite become None.
+
+        Each protocol stands once, under ``protocols``, and entries name it by ``protocol_id``.
+        """
+        protocols = {protocol_id(protocol): protocol for protocol in self.protocols.values()}
+        noted = {"protocols": protocols, "protocols_visibility": "private"} if protocols else {}
         return {
             "metrics": {key: self._entry(key) for key in self.metrics},
             "rows": dict(self.rows),
             "rows_visibility": "private",
             "notes": list(self.notes),
             "notes_visibility": "private",
+            **noted,
         }
 
     def _entry(self, key: str) -> dict[str, Any]:
@@ -69,7 +81,17 @@ class Results:
         }
         if key in self.spread:
             entry["std"] = self.spread[key] if math.isfinite(self.spread[key]) else None
+        if key in self.intervals:
+            entry["interval"] = [end if math.isfinite(end) else None for end in self.intervals[key]]
+        if key in self.protocols:
+            entry["protocol_id"] = protocol_id(self.protocols[key])
         return entry
+
+
+def protocol_id(protocol: Mapping[str, Any]) -> str:
+    """Sha256 (hex) of the canonical JSON text of a protocol: equal for values that may be compared."""
+    text = json.dumps(protocol, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def attack_notes(results: Results) -> list[str]:

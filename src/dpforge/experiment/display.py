@@ -210,7 +210,7 @@ def summary_table(facts: Mapping[str, Any], scores: Sequence[ScoreRow]) -> Rende
         parts.append(Text(warning, style="bold red"))
     parts.append(_facts_table(facts))
     if scores:
-        parts.append(scores_table(scores))
+        parts.append(scores_table(scores, _IMAGES if facts.get("images") else _TABLES))
     if facts.get("run_dir"):
         # Not wrapped by words: a path must survive copying.
         parts.append(Text(f"Run folder: {facts['run_dir']}", style="bold", overflow="fold"))
@@ -237,18 +237,23 @@ _FACTS = (
     ("noise_multiplier", "σ noise multiplier", ""),
     ("steps", "steps", ""),
     ("rows", "synthetic rows", ""),
+    ("images", "synthetic images", ""),
     ("fit_s", "fit", " s"),
     ("sample_s", "sample", " s"),
     ("evaluate_s", "evaluate", " s"),
 )
 
 
-def scores_table(scores: Sequence[ScoreRow]) -> Table:
+_TABLES = (
+    "normalised: 0 = floor (independent columns), 1 = ceiling (held-out real rows).\n"
+    "Floors of one-way scores and coverage are exact: there 0 is perfect."
+)
+_IMAGES = "normalised: 0 = floor (shuffled pixels, or public images), 1 = ceiling (held-out real images)."
+
+
+def scores_table(scores: Sequence[ScoreRow], caption: str = _TABLES) -> Table:
     """Return every headline score with floor, ceiling and normalised value."""
-    table = Table(
-        caption="normalised: 0 = floor (independent columns), 1 = ceiling (held-out real rows).\n"
-        "Floors of one-way scores and coverage are exact: there 0 is perfect."
-    )
+    table = Table(caption=caption)
     table.add_column("score", overflow="fold")
     for heading in ("value", "floor", "ceiling", "normalised"):
         table.add_column(heading, justify="right", no_wrap=True, min_width=len(heading))

@@ -19,6 +19,12 @@ KEPT = (
     "coverage_columns",
     "correlation_real",
     "correlation_synthetic",
+    "nearest_pairs",
+    "class_frechet",
+    "class_recall_lr",
+    "class_recall_mlp",
+    "class_recall_cnn",
+    "class_recall_resnet",
 )
 
 

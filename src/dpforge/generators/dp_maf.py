@@ -86,7 +86,7 @@ class DPMAF:
         ConfigError: With every mistake among the values.
     """
 
-    modality: ClassVar[str] = "table"
+    modalities: ClassVar[tuple[str, ...]] = ("table",)
     name: ClassVar[str] = "dp_maf"
 
     conditional: str = "piecewise"

@@ -38,7 +38,7 @@ class Independent:
         ConfigError: With every mistake among the values.
     """
 
-    modality: ClassVar[str] = "table"
+    modalities: ClassVar[tuple[str, ...]] = ("table",)
     name: ClassVar[str] = "independent"
 
     allocation: str = "cube_root"

@@ -33,7 +33,7 @@ STREAM = 42
 class IndependentSeed:
     """The original's basic synthesizer; no settings. Never differentially private."""
 
-    modality: ClassVar[str] = "table"
+    modalities: ClassVar[tuple[str, ...]] = ("table",)
     name: ClassVar[str] = "independent_seed"
     not_dp: ClassVar[bool] = True
 

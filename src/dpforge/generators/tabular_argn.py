@@ -80,7 +80,7 @@ class TabularARGN:
         ConfigError: With every mistake among the values.
     """
 
-    modality: ClassVar[str] = "table"
+    modalities: ClassVar[tuple[str, ...]] = ("table",)
     name: ClassVar[str] = "tabular_argn"
 
     size: str | None = None

@@ -103,13 +103,35 @@ def _leaf_pld(leaf: Event, count: int, grid: float) -> pld.PrivacyLossDistributi
     return one.self_compose(count) if count > 1 else one
 
 
+def best_order(event: Event, delta: float) -> float | None:
+    """Return the order alpha of the Rényi bound that gives the smallest epsilon; None if none is finite.
+
+    Raises:
+        PrivacyError: RDP cannot certify the tree.
+
+    References:
+        Mironov, *Rényi Differential Privacy* (CSF 2017), proposition 3.
+    """
+    accountant, left = _rdp(list(leaves(event)), delta)
+    if left <= 0:
+        return None
+    found, order = accountant.get_epsilon_and_optimal_order(left)
+    return float(order) if math.isfinite(found) else None
+
+
 def _epsilon_rdp(flat: list[tuple[Event, int]], delta: float) -> float:
+    accountant, left = _rdp(flat, delta)
+    return float(accountant.get_epsilon(left)) if left > 0 else math.inf
+
+
+def _rdp(flat: list[tuple[Event, int]], delta: float) -> tuple[RdpAccountant, float]:
+    """Return the composed accountant, and what is left of delta after the bricks that spend some."""
     accountant = RdpAccountant(orders=RDP_ORDERS)
     for leaf, count in flat:
         if isinstance(leaf, EpsilonDelta):
             delta -= count * leaf.delta
         accountant.compose(_to_dp_accounting(leaf), count)
-    return float(accountant.get_epsilon(delta)) if delta > 0 else math.inf
+    return accountant, delta
 
 
 def _to_dp_accounting(leaf: Event) -> dp_accounting.DpEvent:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,11 +18,35 @@ from dpforge.errors import PrivacyError
 from dpforge.privacy.access import BLOCK as BLOCK
 from dpforge.privacy.access import Observation as Observation
 from dpforge.privacy.events import EpsilonDelta
-from dpforge.privacy.noise import discrete_laplace, rounded_gaussian, rounded_laplace
+from dpforge.privacy.noise import discrete_laplace, gumbel, rounded_gaussian, rounded_laplace
 from dpforge.privacy.noise import laplace as laplace
-from dpforge.privacy.selection import ChoiceAccess
+from dpforge.privacy.selection import GUMBEL_DEVIATION, ChoiceAccess, choice_scale
 
 GRID_BITS = 10
+
+
+@dataclass(frozen=True)
+class Group:
+    """Records of which a place is to be released that parts them.
+
+    Args:
+        values: Private, ascending.
+        candidates: Public or released places, ascending, at least one.
+        level: Share of the records that should lie below the place, in (0, 1).
+    """
+
+    values: np.ndarray
+    candidates: np.ndarray
+    level: float
+
+    @property
+    def scores(self) -> np.ndarray:
+        """The negative rank error of every candidate; a record more or less moves each by at most 1.
+
+        It moves |#{x < z} − level·n| by at most max(level, 1 − level), which is the unit here.
+        """
+        below = np.searchsorted(self.values, self.candidates)
+        return -np.abs(below - self.level * self.values.size) / max(self.level, 1 - self.level)
 
 
 class PrivateAccess(ChoiceAccess):
@@ -132,6 +157,34 @@ class PrivateAccess(ChoiceAccess):
         logits = quantile_logits(utility, piece.event.epsilon, level)
         uniforms = self.random.uniform(f"{name}/noise", step, grid.size)
         return float(grid[int(np.argmax(logits - np.log(-np.log(uniforms))))])
+
+    def split(self, name: str, step: int, groups: Sequence[Group]) -> list[float]:
+        """Release one quantile of each of several groups that share no record, for the price of one.
+
+        Args:
+            name: Piece of the plan, ``EpsilonDelta(epsilon, 0)``; each use is one exponential mechanism.
+            step: Index of the use.
+            groups: Disjoint; which there are follows from released values alone. None is charged too.
+
+        Returns:
+            One candidate a group.
+        """
+        piece = self.piece(name)
+        self.reserve(name, step + 1)
+        self._draw_once(name, step)
+        scores = np.concatenate([np.empty(0), *(group.scores for group in groups)])
+        scale, noise = 0.0, np.zeros(scores.size)
+        if isinstance(piece.event, EpsilonDelta):
+            scale = choice_scale(piece.event.epsilon, piece.sensitivity)
+            noise = gumbel(self.random.uniform(f"{name}/noise", step, scores.size), scale)
+        spread = scale * GUMBEL_DEVIATION
+        self._report(
+            Observation(name, step, scores.copy(), noise.copy(), piece.sensitivity, spread, "choice")
+        )
+        ends = np.cumsum([group.candidates.size for group in groups])
+        noisy = np.split(scores + noise, ends[:-1]) if groups else []
+        pairs = zip(groups, noisy, strict=True)
+        return [float(group.candidates[int(np.argmax(part))]) for group, part in pairs]
 
     def categories(
         self, name: str, values: Sequence[str], public: Sequence[str], limit: int | None

@@ -46,12 +46,12 @@ class CellCodec:
     Construction reads no data. Encoding a row gives the same codes alone and in any table.
 
     Args:
-        schema: The public schema, with private bounds and categories already bought.
+        schema: The public schema, with private bounds, categories and bins already bought.
         default_bins: Bins of a numeric, datetime or wide integer column without ``bins`` of its own.
         discrete_max: Largest number of values for which an integer column gets one cell a value.
 
     Raises:
-        ConfigError: Bounds or categories are still private, or an argument is below 1.
+        ConfigError: Bounds, categories or bins are still private, or an argument is below 1.
     """
 
     def __init__(self, schema: Schema, *, default_bins: int = 32, discrete_max: int = 128) -> None:
@@ -122,6 +122,11 @@ class CellCodec:
 def _codec(column: Column, default_bins: int, discrete_max: int) -> _CategoryCodec | _ValueCodec:
     if column.kind == "categorical":
         return _CategoryCodec(column, describe_categories(column))
+    if column.open_bins:
+        raise ConfigError(
+            f"the bins of column '{column.name}' are private and not bought yet; release them first "
+            "or give public bins"
+        )
     cells = value_cells(column, default_bins=default_bins, discrete_max=discrete_max)
     return _ValueCodec(column, describe_values(column, cells), cells)
 

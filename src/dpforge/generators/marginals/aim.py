@@ -8,6 +8,7 @@ References:
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -17,7 +18,14 @@ from dpforge.errors import ConfigError
 from dpforge.generators.base import RunContext
 from dpforge.generators.histograms import column_weights
 from dpforge.generators.marginals.fitted import FittedMarginals, load_fitted
-from dpforge.generators.marginals.rounds import Rounds, RoundSettings
+from dpforge.generators.marginals.forecast import (
+    ROUNDS_A_COLUMN,
+    Forecast,
+    Work,
+    forecast,
+    grown_megabytes,
+)
+from dpforge.generators.marginals.rounds import EXACT_ROUNDS, Rounds, RoundSettings
 from dpforge.generators.marginals.settings import (
     MarginalSettings,
     marginal_sensitivity,
@@ -111,8 +119,10 @@ class AIM(MarginalSettings):
             what="all one-way counts",
         )
         known = one_way(self, codec, noisy, scales)
-        self.announce(self.name, codec.sizes, known.domain, self.order)
         sizes = known.domain.sizes
+        self.announce(self.name, codec.sizes, known.domain, self.order, self._work(sizes, known.total, rho))
+        merged = known.domain.encode(codes)
+        del codes  # as large as the merged ones
         names = list(schema.names)
         target = names.index(schema.target) if schema.target in names else None
         weights = candidates(workload(width, self.order, target, self.target_weight), sizes, self.most_cells)
@@ -128,7 +138,7 @@ class AIM(MarginalSettings):
             self,
             self.round_iterations,
             known,
-            count_all(known.domain.encode(codes), sizes, weights),
+            count_all(merged, sizes, weights),
             weights,
             run,
         )
@@ -137,6 +147,25 @@ class AIM(MarginalSettings):
             sizes, measurements, known.total, iterations=self.iterations, tolerance=1e-4, start=start
         )
         return FittedMarginals(codec, known.domain, found.model)
+
+    def forecast(self, schema: Schema, plan: Plan) -> Forecast | None:
+        """Return what a fit should take, from the schema and the plan alone; None while values are private.
+
+        Merging of rare cells, which needs their counts, is not foreseen.
+        """
+        if schema.private_columns or self.estimator != "native":
+            return None
+        event = plan.piece(NAME).event
+        rho = event.rho if isinstance(event, ZCDp) else math.inf
+        return forecast(self._work(self.codec(schema).sizes, float(schema.nominal_rows), rho))
+
+    def _work(self, sizes: Sequence[int], rows: float, rho: float) -> Work:
+        width, left = len(sizes), (1 - self.one_way_share) * rho
+        a_column = ROUNDS_A_COLUMN if math.isfinite(rho) else EXACT_ROUNDS
+        rounds = min(self.max_rounds or 16 * width, math.ceil(a_column * width))
+        size = grown_megabytes(sizes, rows, left, self.max_model_size)
+        scored = list(candidates(workload(width, self.order, None, 1.0), sizes, self.most_cells))
+        return Work(sizes, rows, scored, rounds, self.round_iterations, self.iterations, size)
 
     def load(self, folder: Path) -> FittedMarginals:
         """Read back a fitted model."""

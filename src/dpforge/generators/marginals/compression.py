@@ -36,9 +36,11 @@ class Domain:
         return tuple(int(group.max()) + 1 for group in self.groups)
 
     def encode(self, codes: np.ndarray) -> np.ndarray:
-        """Return the groups of cells, int32 ``(n, d)``."""
-        columns = [group[codes[:, j]] for j, group in enumerate(self.groups)]
-        return np.stack(columns, axis=1).astype(np.int32)
+        """Return the groups of cells, int32 ``(n, d)``, column after column in memory."""
+        merged = np.empty(codes.shape, dtype=np.int32, order="F")
+        for j, group in enumerate(self.groups):
+            merged[:, j] = group[codes[:, j]]
+        return merged
 
     def split(self, column: int) -> np.ndarray:
         """Return the probability of every cell given its group; alike where the group has none."""

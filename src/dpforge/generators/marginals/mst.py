@@ -22,7 +22,8 @@ from dpforge.generators.base import RunContext
 from dpforge.generators.histograms import NAME, column_weights, histogram_release
 from dpforge.generators.marginals.estimation import Measurement
 from dpforge.generators.marginals.fitted import FittedMarginals, load_fitted
-from dpforge.generators.marginals.junction import Clique, cells
+from dpforge.generators.marginals.forecast import Forecast, Work, forecast
+from dpforge.generators.marginals.junction import CELL_BYTES, Clique, cells
 from dpforge.generators.marginals.settings import (
     MarginalSettings,
     marginal_sensitivity,
@@ -66,12 +67,27 @@ class MST(MarginalSettings):
         weights = column_weights(codec.sizes, "cube_root")
         noisy, scales = run.access.measure(NAME, codec.histogram(codes), weights, step=0)
         known = one_way(self, codec, noisy, scales)
-        self.announce(self.name, codec.sizes, known.domain, 2)
         sizes = known.domain.sizes
+        self.announce(self.name, codec.sizes, known.domain, 2, self._work(sizes, known.total))
         pairs = self._pairs(known.domain.encode(codes), sizes, known.masses(), known.total, run)
         measurements = [*known.measurements, *pairs]
         found = self.estimated(sizes, measurements, known.total, iterations=self.iterations, tolerance=1e-5)
         return FittedMarginals(codec, known.domain, found.model)
+
+    def forecast(self, schema: Schema, plan: Plan) -> Forecast | None:
+        """Return what a fit should take, from the schema alone; None while some of its values are private.
+
+        Merging of rare cells, which needs their counts, is not foreseen.
+        """
+        if schema.private_columns or self.estimator != "native":
+            return None
+        return forecast(self._work(self.codec(schema).sizes, float(schema.nominal_rows)))
+
+    def _work(self, sizes: Sequence[int], rows: float) -> Work:
+        allowed = [c for c in combinations(range(len(sizes)), 2) if cells(sizes, c) <= self.most_cells]
+        mean = sum(cells(sizes, c) for c in allowed) / max(len(allowed), 1)
+        size = (len(sizes) - 1) * mean * CELL_BYTES / 2**20
+        return Work(sizes, rows, allowed, len(sizes) - 1, 0, self.iterations, size)
 
     def load(self, folder: Path) -> FittedMarginals:
         """Read back a fitted model."""

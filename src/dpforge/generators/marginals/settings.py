@@ -17,6 +17,7 @@ from dpforge.errors import ConfigError, did_you_mean
 from dpforge.generators.base import rows_per_unit
 from dpforge.generators.marginals.compression import Domain, compressed
 from dpforge.generators.marginals.estimation import Estimate, Measurement, estimate
+from dpforge.generators.marginals.forecast import Work, forecast
 from dpforge.generators.marginals.junction import CELL_BYTES, Clique, cells
 from dpforge.generators.marginals.mbi_backend import estimate_mbi, require_mbi
 from dpforge.privacy.spec import replace_factor
@@ -43,7 +44,7 @@ class MarginalSettings:
         ConfigError: With every mistake among the values.
     """
 
-    modality: ClassVar[str] = "table"
+    modalities: ClassVar[tuple[str, ...]] = ("table",)
 
     iterations: int = 1000
     max_model_size: float = 16.0
@@ -112,8 +113,8 @@ class MarginalSettings:
         tables = (cells(sizes, c) for c in combinations(range(len(sizes)), min(order, len(sizes))))
         return sum(size for size in tables if size <= self.most_cells)
 
-    def announce(self, name: str, before: Sequence[int], domain: Domain, order: int) -> None:
-        """Log what a fit will cost: released sizes only."""
+    def announce(self, name: str, before: Sequence[int], domain: Domain, order: int, work: Work) -> None:
+        """Log what a fit will cost: released sizes only, and steps timed on them."""
         sizes = domain.sizes
         largest = max(cells(sizes, c) for c in combinations(range(len(sizes)), min(order, len(sizes))))
         _log.info(
@@ -122,6 +123,8 @@ class MarginalSettings:
             name, sum(before), len(before), sum(sizes), self.cells_to_count(sizes, order), order, largest,
             self.max_model_size,
         )  # fmt: skip
+        if self.estimator == "native":
+            _log.info("%s: %s", name, forecast(work))
 
     def estimated(
         self,

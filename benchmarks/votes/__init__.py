@@ -1,0 +1,1 @@
+"""Benchmark of the vote step of Private Evolution."""

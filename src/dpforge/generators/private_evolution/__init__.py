@@ -1,0 +1,1 @@
+"""Private Evolution: images of a public generator, chosen by noisy votes of private ones."""

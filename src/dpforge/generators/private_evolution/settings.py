@@ -1,0 +1,170 @@
+"""Private Evolution as a generator: settings, plan, fit, load."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from dpforge.data import ImageDataset, ImageSchema
+from dpforge.errors import ConfigError
+from dpforge.generators.base import RunContext
+from dpforge.generators.private_evolution import checks
+from dpforge.generators.private_evolution.apis.protocol import ImageAPI
+from dpforge.generators.private_evolution.budget import evolution_plan
+from dpforge.generators.private_evolution.fitted import FittedEvolution, load_evolution
+from dpforge.generators.private_evolution.loop import Evolution
+from dpforge.generators.private_evolution.population import allocate
+from dpforge.privacy.plan import Plan
+from dpforge.privacy.spec import PrivacySpec
+
+
+@dataclass(frozen=True)
+class PrivateEvolution:
+    """Settings of Private Evolution.
+
+    Args:
+        api: The public generator; ``model/api=…`` on the command line.
+        num_samples_schedule: Parents chosen at every iteration, or a list n_0 … n_T of them.
+        num_iterations: T, >= 1; each costs one release.
+        variation_degree_schedule: ``auto`` (the API's own), one degree for all, or a list v_0 … v_T.
+        lookahead_degree: L: a candidate stands where L variations of it are on average; 0 for itself.
+        num_nearest_neighbors: k: candidates that each private image votes for, >= 1.
+        packing: P: points of each candidate, each with its own L variations, >= 1.
+        distance: ``l2``, ``ip`` or ``cosine``.
+        threshold: H, taken off the noisy votes, in votes; ``auto`` is sqrt(2) times the noise.
+        selection: ``sample``, ``systematic`` or ``rank``.
+        initial_variation_fold: Variations of each initial image that join it, >= 0.
+        next_variation_fold: Children of each parent, >= 1.
+        keep_selected: Whether parents stay beside their children.
+        conditional: Whether images are made and votes cast class by class; null: if there are classes.
+        class_prior: Share of each class: ``uniform``, ``public`` (``class_fractions``) or ``dp_counts``
+            (noisy counts, part of the budget).
+        class_fractions: Positive share of each class, a list in the order of the classes or by name.
+        embedding: Name of a public feature extractor; see :func:`dpforge.features.extractor`.
+        embedding_weights: File or folder with its weights, where the user supplies them.
+        noise: ``rounded_gaussian`` (whole votes), ``gaussian``, or ``auto``: rounded where votes are whole.
+        noise_schedule: sigma_t / sigma for each iteration, a list of T numbers > 0; null for equal noise.
+        subsample: Poisson rate of the units that vote in one iteration, in (0, 1].
+        initial_samples: A ``samples.npz`` of *public* images to start from, instead of the API's.
+        save_png: Write the final images as ``<label>_<index>.png`` too.
+        save_grid: Write a picture of every population.
+
+    The schema's unit decides whose votes are bounded: those of a record, or of a user over all classes.
+
+    Raises:
+        ConfigError: With every mistake among the values.
+
+    References:
+        Lin et al., *Differentially Private Synthetic Data via Foundation Model APIs 1: Images* (ICLR 2024).
+    """
+
+    modalities: ClassVar[tuple[str, ...]] = ("image",)
+    name: ClassVar[str] = "private_evolution"
+
+    api: ImageAPI
+    num_samples_schedule: int | Sequence[int] = 1000
+    num_iterations: int = 5
+    variation_degree_schedule: str | float | Sequence[float] = "auto"
+    lookahead_degree: int = 2
+    num_nearest_neighbors: int = 1
+    packing: int = 1
+    distance: str = "l2"
+    threshold: str | float = "auto"
+    selection: str = "sample"
+    initial_variation_fold: int = 0
+    next_variation_fold: int = 1
+    keep_selected: bool = False
+    conditional: bool | None = None
+    class_prior: str = "uniform"
+    class_fractions: Sequence[float] | Mapping[str, float] | None = None
+    embedding: str = "pixels"
+    embedding_weights: str | None = None
+    noise: str = "auto"
+    noise_schedule: Sequence[float] | None = None
+    subsample: float = 1.0
+    initial_samples: str | None = None
+    save_png: bool = False
+    save_grid: bool = True
+
+    def __post_init__(self) -> None:
+        mistakes = checks.mistakes(self)
+        if mistakes:
+            raise ConfigError(mistakes)
+
+    def plan(self, schema: ImageSchema, privacy: PrivacySpec) -> Plan:
+        """One Gaussian release of all votes an iteration, and one of class counts if they are bought.
+
+        Raises:
+            ConfigError: Settings that do not fit the classes of the data.
+        """
+        mistakes = checks.schema_mistakes(self, schema)
+        if mistakes:
+            raise ConfigError(mistakes)
+        return evolution_plan(
+            privacy,
+            iterations=self.num_iterations,
+            sampling_rate=self.subsample,
+            schedule=self.noise_schedule,
+            class_counts=self.buys_counts(schema),
+            unit=schema.unit.kind,
+        )
+
+    def fit(self, data: ImageDataset, run: RunContext) -> FittedEvolution:
+        """Evolve the population, from the last saved one if there is one."""
+        return Evolution(self, data, run).finish()
+
+    def load(self, folder: Path) -> FittedEvolution:
+        """Read back a finished population."""
+        return load_evolution(folder, self.api)
+
+    def is_conditional(self, schema: ImageSchema) -> bool:
+        """Return whether images are made class by class."""
+        return len(schema.classes) > 0 if self.conditional is None else self.conditional
+
+    def released_schema(self, schema: ImageSchema) -> ImageSchema:
+        """Return the schema of the synthetic images: without classes if none are made."""
+        return schema if self.is_conditional(schema) else replace(schema, classes=())
+
+    def buys_counts(self, schema: ImageSchema) -> bool:
+        """Return whether noisy class counts are released."""
+        return self.class_prior == "dp_counts" and self.released_schema(schema).num_classes > 1
+
+    def sizes(self) -> list[int]:
+        """Return n_0 … n_T."""
+        value = self.num_samples_schedule
+        return [value] * (self.num_iterations + 1) if isinstance(value, int) else [int(n) for n in value]
+
+    def degrees(self) -> list[float]:
+        """Return v_0 … v_T."""
+        value, count = self.variation_degree_schedule, self.num_iterations + 1
+        if isinstance(value, str):
+            return [float(v) for v in self.api.default_degrees(self.num_iterations)]
+        return [float(value)] * count if isinstance(value, int | float) else [float(v) for v in value]
+
+    def growth(self) -> int:
+        """Return the images of the next population for each parent."""
+        return self.next_variation_fold + int(self.keep_selected)
+
+    def public_shares(self, schema: ImageSchema) -> np.ndarray:
+        """Return the share of each class that is known without the data, ``(K,)``."""
+        classes = self.released_schema(schema).classes
+        fractions = self.class_fractions
+        if self.class_prior != "public" or fractions is None or not classes:
+            return np.full(max(1, len(classes)), 1 / max(1, len(classes)))
+        if isinstance(fractions, Mapping):
+            fractions = [fractions[name] for name in classes]
+        values = [float(value) for value in fractions]
+        return np.asarray(values) / math.fsum(values)
+
+    def block_sizes(self, iteration: int, shares: np.ndarray) -> np.ndarray:
+        """Return the images of each class that S_0 is drawn with, or the parents of an iteration."""
+        return allocate(self.sizes()[iteration], shares)
+
+    def whole_votes(self, schema: ImageSchema) -> bool:
+        """Return whether noisy votes are rounded to whole numbers, as the votes of records are."""
+        return self.noise != "gaussian" and self.num_nearest_neighbors == 1 and schema.unit.kind != "user"
