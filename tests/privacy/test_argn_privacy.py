@@ -63,6 +63,7 @@ VARIANTS = {
     "M and direct, random order, dropout": {"size": "M", "column_order": "random", "dropout": 0.25},
     "list": {"column_order": ["answer", "zip", "day", "gain", "level", "amount", "rank"]},
 }
+PAIRED = dataclasses.replace(MODEL, cross_columns="all", parents=1.5, target_parents=2)
 TARGETS = {
     "in range": {},
     "out of range": {"gain": 10**9, "amount": -1e9, "zip": "atlantis", "day": "1900-01-01"},
@@ -104,6 +105,7 @@ def state(fitted):
     """Everything that a fitted model keeps or saves."""
     arrays = [*fitted.marginals.masses, *fitted.marginals.crossed.values(), *fitted.pieces.inputs]
     arrays += [*fitted.pieces.of_cell, *fitted.pieces.outputs, np.asarray(fitted.marginals.rows)]
+    arrays.append(np.asarray(fitted.net.pairs or []))
     return [*arrays, *(tensor.numpy() for tensor in fitted.net.state_dict().values())]
 
 
@@ -140,6 +142,15 @@ def test_a_record_with_a_value_everywhere_uses_the_whole_sensitivity_of_the_hist
     whole, less = neighbours(tmp_path, uniform)
     moved = whole.releases[0].distance(less.releases[0])
     assert moved == pytest.approx(math.sqrt(WIDTH))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_connected_pairs_follow_from_one_bounded_release(target, tmp_path):
+    whole = check(tmp_path, PAIRED, target)
+    assert [(p.name, p.count) for p in whole.plan.pieces] == [("marginals", 1), ("pairs", 1), ("train", 3)]
+    within = sum(math.comb(subs, 2) for subs in (6, 2, 3))
+    assert whole.plan.piece("pairs").sensitivity == pytest.approx(math.sqrt(math.comb(WIDTH, 2) - within))
+    assert whole.fitted.net.pairs
 
 
 @pytest.mark.parametrize("rows", [0, 1, 2])
@@ -188,6 +199,17 @@ def rows_from_the_table(monkeypatch):
             access, fine, codes, allocation, float(len(codes)), **o
         ),
     )
+
+
+def test_a_plan_of_too_low_a_sensitivity_for_all_pairs_is_refused(tmp_path, monkeypatch):
+    honest = tabular_argn.pair_release
+    monkeypatch.setattr(
+        tabular_argn,
+        "pair_release",
+        lambda *a: [dataclasses.replace(release, sensitivity=1.0) for release in honest(*a)],
+    )
+    with pytest.raises(PrivacyError, match=r"sensitivity 1\.0 for"):
+        check(tmp_path, PAIRED)
 
 
 @pytest.mark.parametrize("bug", [counts_are_exact, sensitivity_of_columns, rows_from_the_table])
@@ -333,7 +355,9 @@ def test_the_planned_sensitivity_covers_whatever_values_are_released(name, sprea
     trace = fit(MODEL, schema, frame, tmp_path, spec=PrivacySpec(target_epsilon=3.0, delta=1e-5))
     histograms = len(trace.fitted.fine.codec.sizes)
     assert trace.plan.piece("marginals").sensitivity ** 2 >= histograms - 1e-9
-    assert MODEL._width(schema) == len(MODEL._fine(stand_in(schema)).codec.sizes) >= histograms
+    assert (
+        sum(map(len, MODEL._columns(schema))) == len(MODEL._fine(stand_in(schema)).codec.sizes) >= histograms
+    )
     assert {p.name for p in trace.plan.pieces} > {"marginals", "train"}
     trace.ledger.check_complete()
     assert len(trace.fitted.sample(20, np.random.default_rng(0))) == 20

@@ -16,8 +16,9 @@ CHOICES: Mapping[str, Sequence[str | None]] = {
     "size": (None, *REGRESSOR),
     "recalibrate_marginals": ("rake", "none"),
     "allocation": ("cube_root", "uniform"),
+    "cross_columns": ("refined", "all"),
 }
-COUNTS = ("steps", "default_bins", "discrete_max", "refine", "degree")
+COUNTS = ("steps", "default_bins", "discrete_max", "refine", "degree", "target_parents")
 POSITIVE = ("learning_rate", "basis_scale", "spike_threshold", "spike_rise", "target_weight")
 
 
@@ -78,8 +79,11 @@ def _number_mistakes(model: TabularARGN) -> list[str]:
     for name in ("ema", "dropout"):
         if not 0 <= getattr(model, name) < 1:
             mistakes.append(f"model.{name}={getattr(model, name)!r}: expected a number in [0, 1).")
-    if not 0 < model.marginal_share < 1:
-        mistakes.append(f"model.marginal_share={model.marginal_share!r}: expected a number in (0, 1).")
+    for name in ("marginal_share", "structure_share"):
+        if not 0 < getattr(model, name) < 1:
+            mistakes.append(f"model.{name}={getattr(model, name)!r}: expected a number in (0, 1).")
+    if model.parents is not None and not model.parents > 0:
+        mistakes.append(f"model.parents={model.parents!r}: expected a number > 0, or null for all pairs.")
     return mistakes
 
 
@@ -93,6 +97,14 @@ def _pairing_mistakes(model: TabularARGN) -> list[str]:
         mistakes.append("model.direct=false needs model.size: without either the columns are independent.")
     if model.dropout and model.size is None:
         mistakes.append(f"model.dropout={model.dropout}: it acts on the embeddings of model.size; set one.")
+    spent = model.marginal_share + model.structure_share
+    if model.parents is not None and spent >= 1:
+        mistakes.append(
+            f"model.marginal_share + model.structure_share = {spent:g}: expected a sum below 1, for the rest"
+            " of the budget trains."
+        )
+    if model.cross_columns == "all" and not model.cross_target:
+        mistakes.append("model.cross_columns=all counts by target class: it needs model.cross_target=true.")
     if model.patience is not None and model.ema:
         mistakes.append("model.patience keeps the best weights and model.ema their average; set one of them.")
     return mistakes

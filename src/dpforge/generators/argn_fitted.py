@@ -200,7 +200,7 @@ class FittedARGN:
 
     def save(self, folder: Path) -> None:
         """Write the model; see :func:`dpforge.generators.storage.save_model`."""
-        arrays = {"marginals": self.marginals.to_json(), "order": self._home}
+        arrays = {"marginals": self.marginals.to_json(), "order": self._home, "pairs": self.net.pairs}
         save_model(folder, self.net.state_dict(), arrays, self.schema)
 
     def _codes(self, frame: pd.DataFrame) -> Tensor:

@@ -105,7 +105,7 @@ def release_marginals(
     allocation: str,
     rows: float,
     *,
-    cross: bool,
+    cross: str,
 ) -> Marginals:
     """Release all histograms as one vector; a row falls into one cell of each of the S sub-columns.
 
@@ -115,11 +115,12 @@ def release_marginals(
         codes: Private codes ``(n, S)`` of the fine cells.
         allocation: See :func:`~dpforge.generators.histograms.column_weights`.
         rows: Public number of rows.
-        cross: Count refined sub-columns by target class, where the target has few.
+        cross: Sub-columns to count by target class, where the target has few: ``none``, ``refined``, ``all``.
     """
-    target = target_sub(fine) if cross else None
+    target = None if cross == "none" else target_sub(fine)
     levels = 1 if target is None else fine.codec.sizes[target]
-    crossed = [refined and target is not None for refined in fine.refined]
+    chosen = [cross == "all" or refined for refined in fine.refined]
+    crossed = [one and target not in (None, s) for s, one in enumerate(chosen)]
     counts = [
         _pair_counts(codes[:, s], codes[:, target], fine.codec.sizes[s], levels)
         if crossed[s] and target is not None

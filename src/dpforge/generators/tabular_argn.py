@@ -20,8 +20,9 @@ from torch import Tensor
 from dpforge.data import Dataset, Schema
 from dpforge.data.constraints import derived_columns
 from dpforge.data.encode.refine import FineCodec, fine_codec
-from dpforge.errors import ConfigError, PrivacyError, did_you_mean
+from dpforge.errors import ConfigError, PrivacyError
 from dpforge.generators.argn_checks import setting_mistakes
+from dpforge.generators.argn_columns import check_refined, ordered, refined
 from dpforge.generators.argn_fitted import FittedARGN, piece_codes
 from dpforge.generators.argn_marginals import (
     Marginals,
@@ -34,6 +35,7 @@ from dpforge.generators.argn_marginals import (
 )
 from dpforge.generators.argn_model import ARGNModule, EarlyStop
 from dpforge.generators.argn_rows import Gather, encode_rows, hold_out
+from dpforge.generators.argn_structure import Structure, pair_release, release_structure
 from dpforge.generators.base import RunContext, nominal_units, rows_per_unit
 from dpforge.generators.histograms import histogram_release
 from dpforge.generators.optimization import Optimization
@@ -60,7 +62,12 @@ class TabularARGN:
         refine: Parts that a bin of the refined columns is cut into before it is counted, >= 1; 1 for none.
         refine_columns: ``special`` (number columns whose schema lists special values: amounts with a
             structural zero tend to have more spikes), ``all``, or a list of names.
-        cross_target: Count the refined columns by class of the schema's target.
+        cross_target: Count columns by class of the schema's target.
+        cross_columns: Which: ``refined`` or ``all``.
+        parents: Pairs of columns that see each other, a column on average, > 0: those whose noisy distance
+            from independence is largest. Null connects all, and nothing is measured for it.
+        target_parents: With ``parents``: pairs with the target, >= 1, whatever their distance.
+        structure_share: With ``parents``: default share of the budget for the distances.
         degree, basis_decay, basis_scale: See :func:`~dpforge.data.encode.basis.basis_functions`.
         spike_threshold, spike_rise: See :func:`~dpforge.data.encode.refine.merge_cells`.
         target_weight: Weight of the target's loss, > 0; others have 1.
@@ -93,6 +100,10 @@ class TabularARGN:
     refine: int = 16
     refine_columns: str | Sequence[str] = "special"
     cross_target: bool = True
+    cross_columns: str = "refined"
+    parents: float | None = None
+    target_parents: int = 20
+    structure_share: float = 0.05
     degree: int = 5
     basis_decay: float = 0.5
     basis_scale: float = 0.5
@@ -132,18 +143,20 @@ class TabularARGN:
                 f"model.patience={self.patience}: it ends training by the loss of private rows, which no plan"
                 " pays for. Set it to null, or privacy=none."
             )
-        width = self._width(schema)
-        self._order(schema)
-        self._check_refined(schema)
-        release = histogram_release(schema, privacy.relation, width=width)
+        columns = self._columns(schema)
+        ordered(self.column_order, schema)
+        check_refined(self.refine_columns, schema)
+        release = histogram_release(schema, privacy.relation, width=sum(map(len, columns)))
+        pairs = [] if self.parents is None else pair_release(columns, schema, privacy.relation)
+        shares = {release.name: self.marginal_share, **{one.name: self.structure_share for one in pairs}}
         sensitivity = privacy.max_grad_norm * replace_factor(privacy.relation, histogram=False)
         reason = f"flat clip to {privacy.max_grad_norm:g} over all parameters of a unit"
         return make_plan(
             privacy,
-            releases=[release],
+            releases=[release, *pairs],
             training=Training(self.rate(schema), self.steps, reason, sensitivity),
             bricks=value_pieces(schema, privacy.relation),
-            shares={release.name: self.marginal_share, "train": 1 - self.marginal_share},
+            shares={**shares, "train": 1 - sum(shares.values())},
             unit=schema.unit.kind,
         )
 
@@ -153,10 +166,15 @@ class TabularARGN:
         fine = self._fine(schema)
         codes = encode_rows(table, fine, run.checkpoints)
         marginals = release_marginals(
-            run.access, fine, codes, self.allocation, float(schema.nominal_rows), cross=self.cross_target
+            run.access, fine, codes, self.allocation, float(schema.nominal_rows), cross=self._crossed()
         )
         pieces = make_pieces(marginals, fine, self._shape())
-        net = self._network(fine, pieces, schema, int(run.random.generator("initialisation").integers(2**31)))
+        pairs = None
+        if self.parents is not None:
+            structure = Structure(self.parents, self.target_parents)
+            pairs = release_structure(run.access, fine, codes, pieces, marginals, structure)
+        seed = int(run.random.generator("initialisation").integers(2**31))
+        net = self._network(fine, pieces, schema, seed, pairs)
         steps = run.access.piece("train").count if run.spec.enabled else self.steps
         kept, stop = self._kept(fine, pieces, codes, run)
         module = ARGNModule(
@@ -187,7 +205,7 @@ class TabularARGN:
         tensors, arrays, schema = load_model(folder)
         fine, marginals = self._fine(schema), marginals_from_json(arrays["marginals"])
         pieces = make_pieces(marginals, fine, self._shape())
-        net = self._network(fine, pieces, schema, 0)
+        net = self._network(fine, pieces, schema, 0, arrays.get("pairs"))
         net.load_state_dict(tensors)
         net.set_order(arrays["order"])
         return self._fitted(fine, marginals, pieces, schema, net)
@@ -196,13 +214,13 @@ class TabularARGN:
         self, fine: FineCodec, marginals: Marginals, pieces: Pieces, schema: Schema, net: AutoregressiveNet
     ) -> FittedARGN:
         any_order = self.column_order == "random"
-        net.set_order(self._order(schema))
+        net.set_order(ordered(self.column_order, schema))
         recalibrate = self.recalibrate_marginals == "rake"
         return FittedARGN(fine, marginals, pieces, schema, net, any_order=any_order, recalibrate=recalibrate)
 
-    def _width(self, schema: Schema) -> int:
-        """Number of sub-columns: with bounds that are still private, counted on any bounds."""
-        return len(self._fine(stand_in(schema)).codec.sizes)
+    def _columns(self, schema: Schema) -> Sequence[Sequence[int]]:
+        """Sub-columns of each column: with bounds that are still private, those on any bounds."""
+        return self._fine(stand_in(schema)).codec.columns
 
     def _fine(self, schema: Schema) -> FineCodec:
         derived = derived_columns(schema)
@@ -212,43 +230,26 @@ class TabularARGN:
         return fine_codec(
             modelled,
             self.refine,
-            self._refined(modelled),
+            refined(self.refine_columns, modelled),
             codecs=codecs,
             default_bins=self.default_bins,
             discrete_max=self.discrete_max,
         )
 
-    def _refined(self, schema: Schema) -> list[str]:
-        if self.refine_columns == "all":
-            return list(schema.names)
-        if self.refine_columns == "special":
-            return [column.name for column in schema.columns if column.special_values]
-        return [name for name in self.refine_columns if name in schema.names]
-
-    def _check_refined(self, schema: Schema) -> None:
-        names = () if isinstance(self.refine_columns, str) else self.refine_columns
-        unknown = [name for name in names if name not in schema.names]
-        if unknown:
-            hint = did_you_mean(unknown[0], schema.names)
-            raise ConfigError(f"model.refine_columns: the schema has no column '{unknown[0]}'.{hint}")
+    def _crossed(self) -> str:
+        return self.cross_columns if self.cross_target else "none"
 
     def _shape(self) -> Shape:
         return Shape(self.degree, self.basis_decay, self.basis_scale, self.spike_threshold, self.spike_rise)
 
-    def _order(self, schema: Schema) -> list[int]:
-        """The columns' order in which rows are generated, derived columns left out."""
-        derived = derived_columns(schema)
-        names = [name for name in schema.names if name not in derived]
-        if isinstance(self.column_order, str):
-            return list(range(len(names)))
-        wanted = [name for name in self.column_order if name not in derived]
-        if sorted(wanted) != sorted(names):
-            raise ConfigError(
-                f"model.column_order={list(self.column_order)}: expected every column once: {names}."
-            )
-        return [names.index(name) for name in wanted]
-
-    def _network(self, fine: FineCodec, pieces: Pieces, schema: Schema, seed: int) -> AutoregressiveNet:
+    def _network(
+        self,
+        fine: FineCodec,
+        pieces: Pieces,
+        schema: Schema,
+        seed: int,
+        pairs: Sequence[tuple[int, int]] | None,
+    ) -> AutoregressiveNet:
         columns = [c for c, subs in enumerate(fine.codec.columns) for _ in subs]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -257,9 +258,10 @@ class TabularARGN:
                 [torch.from_numpy(mass) for mass in pieces.masses],
                 [torch.from_numpy(table) for table in pieces.inputs],
                 [torch.from_numpy(table) for table in pieces.outputs],
-                self._order(schema),
+                ordered(self.column_order, schema),
                 direct=self.direct,
                 size=self.size,
+                pairs=pairs,
             )
 
     def _weights(self, fine: FineCodec) -> Tensor:

@@ -57,6 +57,7 @@ class AutoregressiveNet(nn.Module):
         order: Order of the columns.
         direct: Whether c is there.
         size: ``S``, ``M`` or ``L`` of h, or ``None`` for none.
+        pairs: Sub-columns that see each other, as far as the order lets them; ``None`` for all.
 
     References:
         Tiwald et al., *TabularARGN* (arXiv 2501.12012): embeddings, regressors, predictors, any-order
@@ -73,8 +74,10 @@ class AutoregressiveNet(nn.Module):
         *,
         direct: bool = True,
         size: str | None = None,
+        pairs: Sequence[tuple[int, int]] | None = None,
     ) -> None:
         super().__init__()
+        self.pairs = None if pairs is None else [(a, b) for a, b in pairs]
         self.columns, self.sizes = list(columns), [len(mass) for mass in masses]
         # Plain attributes: per-example gradient hooks refuse modules with buffers.
         self.masses = [mass.float() for mass in masses]
@@ -118,12 +121,22 @@ class AutoregressiveNet(nn.Module):
 
     def _mask(self, layer: MaskedLinear, outgoing: Sequence[int], incoming: Sequence[int]) -> None:
         rank = torch.as_tensor(self._rank)
-        before = rank[:, None] > rank[None, :]
+        before = (rank[:, None] > rank[None, :]) & self._connected()
         out = torch.repeat_interleave(torch.arange(len(rank)), torch.as_tensor(list(outgoing)))
         inside = torch.repeat_interleave(torch.arange(len(rank)), torch.as_tensor(list(incoming)))
         columns = before[out].T.float()
         members = (torch.arange(len(rank))[:, None] == inside).float()
         layer.set_mask(before[out][:, inside].float(), (columns.contiguous(), members))
+
+    def _connected(self) -> Tensor:
+        """Whether two sub-columns may see each other, bool ``(S, S)``."""
+        width = len(self.columns)
+        if self.pairs is None:
+            return torch.ones(width, width, dtype=torch.bool)
+        found = torch.zeros(width, width, dtype=torch.bool)
+        for a, b in self.pairs:
+            found[a, b] = found[b, a] = True
+        return found
 
     def log_probs(self, codes: Tensor, keep: Tensor | None = None) -> Tensor:
         """Return log p(x_s | x_<s) in nats ``(B, S)`` of codes ``(B, S)``; 0 where a code is not there.
