@@ -25,6 +25,8 @@ _DESCRIPTION = (
     "registry",
     "aliases",
 )  # where a file comes from does not change what is in it
+# How images are asked for, and how much may be paid for them, not which ones.
+_REQUESTS = ("max_requests", "timeout_s", "cost_per_image", "key_variable", "batch_size", "local_files_only")
 _LENGTH = 10
 
 
@@ -63,6 +65,9 @@ def identify(config: DictConfig, schema: HasDigest, choices: Mapping[str, str] |
         raise TypeError(f"expected a mapping as configuration, got {type(content).__name__}")
     kept = {str(key): value for key, value in content.items() if key not in NOT_IDENTITY}
     kept["dataset"] = _without(kept.get("dataset"), _DESCRIPTION)
+    model = kept.get("model")
+    if isinstance(model, dict) and "api" in model:
+        kept["model"] = {**model, "api": _without(model["api"], _REQUESTS)}
     version = ".".join(dpforge.__version__.split(".")[:2])
     text = canonical({"config": kept, "schema": schema.digest, "dpforge": version})
     run_id = hashlib.sha256(text.encode()).hexdigest()[:_LENGTH]

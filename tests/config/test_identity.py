@@ -129,3 +129,14 @@ json_values = st.recursive(
 def test_canonical_text_keeps_the_value_and_tells_booleans_from_numbers(value):
     assert json.loads(canonical(value)) == value
     assert canonical(True) != canonical(1)
+
+
+def test_what_may_be_paid_for_images_does_not_change_the_id_but_what_is_asked_for_does():
+    def run_id(**changes):
+        words = ["model=private_evolution", "dataset=digits", "model/api=dalle", "model.api.prompts=[a]"]
+        keys = {"max_requests": 10, **changes}
+        words += [f"model.api.{key}={value}" for key, value in keys.items()]
+        return identify(compose(words), FakeSchema(), {}).run_id
+
+    assert run_id(max_requests=99, timeout_s=1, cost_per_image=0.02) == run_id()
+    assert run_id(model="dall-e-3") != run_id()

@@ -127,6 +127,26 @@ def test_children_and_kept_parents_have_the_sizes_that_the_options_say(tmp_path)
     assert Counter(fitted.population.labels.tolist()) == {0: 80, 1: 80, 2: 80}
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"lookahead_degree": 2},
+        {"num_samples_schedule": [10, 20, 31, 17], "lookahead_degree": 0},
+        {"initial_variation_fold": 2, "next_variation_fold": 3, "keep_selected": True},
+    ],
+    ids=["lookahead", "schedule", "folds"],
+)
+def test_the_images_foreseen_are_those_the_api_is_asked_for(options, tmp_path):
+    settings = model(**options)
+    fit(settings, dataset(schema_of()), tmp_path)
+    asked = Counter()
+    for kind, count in settings.api.calls:
+        asked[kind] += count
+    assert (asked["random"], asked["variation"]) == settings.api_images()
+    paper = model(num_samples_schedule=50_000, num_iterations=20, lookahead_degree=8)
+    assert sum(paper.api_images()) == 9_050_000
+
+
 def test_labels_that_are_missing_from_the_data_keep_their_blocks(tmp_path):
     schema = schema_of(tuple("abcdefgh"))
     data = dataset(schema)

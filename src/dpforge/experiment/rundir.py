@@ -112,6 +112,11 @@ class RunDir:
         return self.root / "report"
 
     @property
+    def api_answers(self) -> Path:
+        """Images that a paid service sent, by request, so that a resumed run does not pay twice."""
+        return self.root / "api_answers"
+
+    @property
     def log(self) -> Path:
         """Messages of the run."""
         return self.root / "log.txt"

@@ -56,6 +56,9 @@ class Evolution:
         Raises:
             Interrupted: The run was asked to stop; what is complete is on disk.
         """
+        estimate = getattr(self.model.api, "estimate", None)
+        if estimate is not None:
+            _log.info("%s", estimate(*self.model.api_images()))
         self.model.api.prepare(self.schema.classes, self.run.runtime.device, self.run.checkpoints.parent)
         self.progress.check_public({"api": self.model.api.describe(), "embedding": self.extract.describe()})
         population = self.progress.population()

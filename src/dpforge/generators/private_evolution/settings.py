@@ -150,6 +150,13 @@ class PrivateEvolution:
         """Return the images of the next population for each parent."""
         return self.next_variation_fold + int(self.keep_selected)
 
+    def api_images(self) -> tuple[int, int]:
+        """Return how many images the API will draw, and how many it will vary, lookahead included."""
+        sizes, first = self.sizes(), self.initial_variation_fold
+        candidates = [sizes[0] * (1 + first), *(size * self.growth() for size in sizes[1:])]
+        varied = sizes[0] * first + sum(sizes[1:]) * self.next_variation_fold
+        return sizes[0], varied + sum(candidates[:-1]) * self.lookahead_degree
+
     def public_shares(self, schema: ImageSchema) -> np.ndarray:
         """Return the share of each class that is known without the data, ``(K,)``."""
         classes = self.released_schema(schema).classes

@@ -1,0 +1,1 @@
+"""A small class-conditional pixel diffusion model, trained on public images alone."""
