@@ -14,6 +14,8 @@ from dpforge import verify
 from dpforge.cli.report import main as report
 from dpforge.cli.sample import main as sample
 from dpforge.data.image_files import read_samples
+from dpforge.experiment.rundir import RunDir
+from dpforge.experiment.sampling import finished_model
 
 pytestmark = pytest.mark.integration
 
@@ -108,6 +110,19 @@ def test_the_report_shows_released_images_to_everyone_and_real_ones_to_the_owner
     assert "Synthetic images" in public
     assert "Real and synthetic" not in public
     assert "nearest training" not in public
+
+
+def test_the_floor_of_an_evolution_is_what_its_generator_draws_before_any_vote(command, place):
+    assert command(*QUICK, *WORDS["private_evolution"]).code == 0
+    run = only_run(place)
+    fitted = finished_model(RunDir(run))
+    first, _ = read_samples(run / "samples" / "0" / "samples.npz")
+    assert len(fitted.public_floor) == len(first)
+    assert np.array_equal(fitted.public_floor.labels, first.labels)
+    protocols = json.loads((run / "metrics.json").read_text())["protocols"]
+    assert all("public" in json.dumps(protocol) for protocol in protocols.values())
+    (run / "samples" / "0" / "samples.npz").unlink()
+    assert finished_model(RunDir(run)).public_floor is None
 
 
 def test_more_images_come_as_one_file_or_as_pictures_and_leave_the_run_as_it_was(run, command, place):

@@ -133,6 +133,11 @@ def load_population(path: Path) -> Population:
     return Population(pixels, labels.astype(np.int64), info)
 
 
+def sample_file(folder: Path, iteration: int) -> Path:
+    """Return where the population of an iteration lies below ``<run>/samples``."""
+    return folder / _samples(iteration)
+
+
 def npz_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
     """Return the arrays as an ``npz`` file whose bytes depend on them alone."""
     buffer = io.BytesIO()

@@ -13,6 +13,7 @@ from dpforge.data.images import with_channels
 from dpforge.errors import RunError
 from dpforge.generators.private_evolution.apis.protocol import ImageAPI
 from dpforge.generators.private_evolution.calls import varied
+from dpforge.generators.private_evolution.files import load_population, sample_file
 from dpforge.generators.private_evolution.population import Population, allocate, together
 from dpforge.generators.storage import load_any_model, save_model
 from dpforge.nets.images import resize, to_pixels, to_unit
@@ -29,6 +30,7 @@ class FittedEvolution:
         api: Makes variations where more images are asked for than there are.
         degree: Variation degree of those.
         device: Where the API runs.
+        first: File of the images that the API drew at random, S_0.
     """
 
     def __init__(
@@ -38,14 +40,23 @@ class FittedEvolution:
         api: ImageAPI,
         degree: float,
         device: str = "cpu",
+        first: Path | None = None,
     ) -> None:
         self.schema, self.population = schema, population
-        self.api, self.degree, self.device = api, degree, device
+        self.api, self.degree, self.device, self._first = api, degree, device, first
 
     @property
     def released_rows(self) -> int:
         """Number of images of the population."""
         return len(self.population)
+
+    @property
+    def public_floor(self) -> Images | None:
+        """What the API draws before any vote, the floor of a run's scores; None if its file is gone."""
+        if self._first is None or not self._first.is_file():
+            return None
+        start = load_population(self._first)
+        return Images(fitted_to(start.pixels, self.schema), start.labels)
 
     def sample(self, rows: int, rng: np.random.Generator) -> Images:
         """Return images in the shape of the schema, those of a class adjacent, class 0 first.
@@ -98,7 +109,8 @@ def load_evolution(folder: Path, api: ImageAPI) -> FittedEvolution:
         raise RunError(f"the model in {folder.name} is damaged: side information of type {kind}.")
     info = np.frombuffer(tensors["info"].numpy().tobytes(), dtype=kind)
     population = Population(tensors["pixels"].numpy(), tensors["labels"].numpy(), info)
-    return FittedEvolution(schema, population, api, float(arrays["degree"]))
+    first = sample_file(folder.parent / "samples", 0)
+    return FittedEvolution(schema, population, api, float(arrays["degree"]), first=first)
 
 
 def _as_descr(value: Any) -> Any:

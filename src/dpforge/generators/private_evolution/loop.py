@@ -16,7 +16,7 @@ from dpforge.generators.base import RunContext
 from dpforge.generators.private_evolution.budget import CLASS_COUNTS, VOTES, iterations_of, vote_use
 from dpforge.generators.private_evolution.calls import varied
 from dpforge.generators.private_evolution.embedding import make_extractor, mean_features, private_features
-from dpforge.generators.private_evolution.files import load_progress
+from dpforge.generators.private_evolution.files import load_progress, sample_file
 from dpforge.generators.private_evolution.fitted import FittedEvolution
 from dpforge.generators.private_evolution.initial import initial_population
 from dpforge.generators.private_evolution.population import Population, kept_votes, parents, together
@@ -77,7 +77,12 @@ class Evolution:
             pictures = Images(population.pixels, population.labels)
             export_pictures(self.progress.folder / "png", pictures, self.schema.classes)
         return FittedEvolution(
-            self.schema, population, self.model.api, self.degrees[self.iterations], self.run.runtime.device
+            self.schema,
+            population,
+            self.model.api,
+            self.degrees[self.iterations],
+            self.run.runtime.device,
+            sample_file(self.progress.folder, 0),
         )
 
     def _iterate(self, iteration: int, candidates: Population, shares: np.ndarray) -> Population:
