@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from dpforge.errors import ConfigError, PrivacyError, did_you_mean
 from dpforge.nets.masked import MaskedLinear
-from dpforge.privacy.norms import RULES, Gradients, parameter_layers, rule_for
+from dpforge.privacy.norms import RULES, Call, Gradients, parameter_layers, rule_for
 
 LossFunction = Callable[[Any], Tensor]
 
@@ -56,13 +56,13 @@ class GhostEngine:
     """Norms from layer inputs and output gradients, then one reweighted product a layer: no second backward.
 
     Parameters are frozen while the engine is open, so the backward pass computes output gradients only.
-    A layer that is called more than once in a forward pass falls back to materialised gradients.
+    The calls of a layer that is called more than once in a forward pass count as one longer sequence.
     """
 
     def __init__(self, net: nn.Module) -> None:
         self._layers = parameter_layers(net)
         self._parameters = list(net.parameters())
-        self._captured: dict[int, list[tuple[Tensor, Tensor]]] = {}
+        self._captured: dict[int, list[Call]] = {}
         self._frozen = [parameter for parameter in self._parameters if parameter.requires_grad]
         for parameter in self._frozen:
             parameter.requires_grad_(False)
@@ -100,55 +100,47 @@ class GhostEngine:
 
     def _clip(self, losses: Tensor, max_grad_norm: float) -> list[Tensor]:
         squared = torch.zeros_like(losses)
-        used: list[tuple[nn.Module, Tensor, Tensor, Gradients | None]] = []
+        used: list[tuple[nn.Module, list[Call]]] = []
         for _, layer in self._layers:
             calls = self._captured.get(id(layer), [])
             if not calls:
                 continue
-            a, g = calls[0]
-            if a.shape[0] != losses.shape[0] or g.shape[0] != losses.shape[0]:
-                raise PrivacyError(
-                    f"{type(layer).__name__} saw {a.shape[0]} rows in a batch of {losses.shape[0]}; its input"
-                    " must have the examples in the first dimension."
-                )
-            several = _summed(layer, calls) if len(calls) > 1 else None
-            squared += rule_for(layer).squared_norm(layer, a, g) if several is None else _norms(several)
-            used.append((layer, a, g, several))
+            for a, g in calls:
+                _check_rows(layer, a, g, losses.shape[0])
+            squared += _squared_norm(layer, calls)
+            used.append((layer, calls))
         weights = clip_weights(squared, max_grad_norm)
         dropped = weights == 0
         drop = dropped if bool(dropped.any()) else None
         found: dict[int, Tensor] = {}
-        for layer, a, g, several in used:
-            for name, gradient in _weighted(layer, a, g, several, weights, drop).items():
+        for layer, calls in used:
+            for name, gradient in _weighted(layer, calls, weights, drop).items():
                 found[id(getattr(layer, name))] = gradient
         return [found[id(p)] if id(p) in found else torch.zeros_like(p) for p in self._parameters]
 
 
-def _summed(layer: nn.Module, calls: Sequence[tuple[Tensor, Tensor]]) -> Gradients:
-    every = [rule_for(layer).per_example(layer, a, g) for a, g in calls]
-    return {name: torch.stack([gradients[name] for gradients in every]).sum(0) for name in every[0]}
-
-
-def _norms(gradients: Gradients) -> Tensor:
-    return torch.stack([gradient.flatten(1).square().sum(1) for gradient in gradients.values()]).sum(0)
-
-
-def _weighted(
-    layer: nn.Module,
-    a: Tensor,
-    g: Tensor,
-    several: Gradients | None,
-    weights: Tensor,
-    dropped: Tensor | None,
-) -> Gradients:
-    if dropped is not None:
-        a, g = _drop(a, dropped), _drop(g, dropped)
-        several = (
-            None if several is None else {name: _drop(value, dropped) for name, value in several.items()}
+def _check_rows(layer: nn.Module, a: Tensor, g: Tensor, rows: int) -> None:
+    if a.shape[0] != rows or g.shape[0] != rows:
+        raise PrivacyError(
+            f"{type(layer).__name__} saw {a.shape[0]} rows in a batch of {rows}; its input must have the"
+            " examples in the first dimension."
         )
-    if several is None:
-        return rule_for(layer).weighted_sum(layer, a, g, weights)
-    return {name: torch.einsum("b,b...->...", weights, gradient) for name, gradient in several.items()}
+
+
+def _squared_norm(layer: nn.Module, calls: Sequence[Call]) -> Tensor:
+    rule = rule_for(layer)
+    return rule.squared_norm(layer, *calls[0]) if len(calls) == 1 else rule.joint_norm(layer, calls)
+
+
+def _weighted(layer: nn.Module, calls: Sequence[Call], weights: Tensor, dropped: Tensor | None) -> Gradients:
+    """Sum of weighted gradients over all calls: one product a call, whatever the number of examples."""
+    total: Gradients = {}
+    for a, g in calls:
+        if dropped is not None:
+            a, g = _drop(a, dropped), _drop(g, dropped)
+        for name, addend in rule_for(layer).weighted_sum(layer, a, g, weights).items():
+            total[name] = total[name] + addend if name in total else addend
+    return total
 
 
 def _drop(x: Tensor, dropped: Tensor) -> Tensor:
@@ -162,6 +154,12 @@ class HookEngine:
         parameter_layers(net)
         self._net = net
         self._parameters = list(net.parameters())
+        # Opacus unfolds a convolution's input by the strides of a contiguous tensor, whatever its own are.
+        self._handles = [
+            layer.register_forward_pre_hook(_contiguous)
+            for layer in net.modules()
+            if isinstance(layer, nn.Conv1d | nn.Conv2d)
+        ]
         self._hooks = GradSampleHooks(net, batch_first=True, loss_reduction="sum", strict=True)
 
     def clipped_sum(self, loss: LossFunction, batch: Any, max_grad_norm: float) -> ClippedSum:
@@ -191,12 +189,18 @@ class HookEngine:
         """See :class:`Engine`."""
         self._clear()
         self._hooks.cleanup()
+        for handle in self._handles:
+            handle.remove()
 
     def _clear(self) -> None:
         for parameter in self._parameters:
             parameter.grad = None
             if hasattr(parameter, "grad_sample"):
                 setattr(parameter, "grad_sample", None)  # noqa: B010 - Opacus' attribute, unknown to torch
+
+
+def _contiguous(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(x.contiguous() for x in inputs)
 
 
 def _grad_sample(parameter: nn.Parameter) -> Any:

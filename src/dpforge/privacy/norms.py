@@ -12,7 +12,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import torch
@@ -24,6 +24,7 @@ from dpforge.errors import PrivacyError
 from dpforge.nets.masked import MaskedLinear
 
 Gradients = dict[str, Tensor]
+Call = tuple[Tensor, Tensor]
 
 
 class LayerRule:
@@ -35,8 +36,12 @@ class LayerRule:
 
     def squared_norm(self, layer: nn.Module, a: Tensor, g: Tensor) -> Tensor:
         """Return the squared L2 norm ``(B,)`` of each example's gradient over all parameters of the layer."""
-        gradients = self.per_example(layer, a, g).values()
-        return torch.stack([gradient.flatten(1).square().sum(1) for gradient in gradients]).sum(0)
+        return _norms(self.per_example(layer, a, g))
+
+    def joint_norm(self, layer: nn.Module, calls: Sequence[Call]) -> Tensor:
+        """Return the squared norm ``(B,)`` of the gradients summed over several calls of the layer."""
+        every = [self.per_example(layer, a, g) for a, g in calls]
+        return _norms({name: torch.stack([one[name] for one in every]).sum(0) for name in every[0]})
 
     def weighted_sum(self, layer: nn.Module, a: Tensor, g: Tensor, weights: Tensor) -> Gradients:
         """Return the sum of per-example gradients weighted by ``weights``, shape ``(B,)``."""
@@ -60,13 +65,15 @@ class LinearRule(LayerRule):
         if a.dim() > 2:
             return self._sequence_norm(layer, _as_sequence(a), _as_sequence(g))
         a2, g2 = a.square(), g.square()
-        masked = isinstance(layer, MaskedLinear)
-        total = _masked_products(layer, a2, g2) if masked else g2.sum(1) * a2.sum(1)
+        total = _masked_products(layer, a2, g2) if isinstance(layer, MaskedLinear) else g2.sum(1) * a2.sum(1)
         return total + g2.sum(1) if layer.bias is not None else total
 
+    def joint_norm(self, layer: nn.Module, calls: Sequence[Call]) -> Tensor:
+        a, g = (torch.cat([_as_sequence(call[part]) for call in calls], 1) for part in (0, 1))
+        return self._sequence_norm(layer, a, g)
+
     def _sequence_norm(self, layer: nn.Module, a: Tensor, g: Tensor) -> Tensor:
-        length = a.shape[1]
-        if isinstance(layer, MaskedLinear) or length**2 > a.shape[2] * g.shape[2]:
+        if isinstance(layer, MaskedLinear) or not _gram_is_cheaper(a, g):
             return super().squared_norm(layer, a, g)
         total = _gram(a, g)
         return total + g.sum(1).square().sum(1) if layer.bias is not None else total
@@ -102,10 +109,19 @@ class EmbeddingRule(LayerRule):
         index, g = a.reshape(a.shape[0], -1), g.reshape(a.shape[0], -1, weight.shape[1])
         out = g.new_zeros(a.shape[0], *weight.shape)
         out.scatter_add_(1, index.unsqueeze(-1).expand_as(g), g)
-        return {"weight": self._without_padding(layer, out)}
+        padding = cast(nn.Embedding, layer).padding_idx
+        if padding is not None:
+            out[:, padding] = 0
+        return {"weight": out}
 
     def squared_norm(self, layer: nn.Module, a: Tensor, g: Tensor) -> Tensor:
-        index, g = self._tokens(layer, a, g)
+        return self._token_norm(*self._tokens(layer, a, g))
+
+    def joint_norm(self, layer: nn.Module, calls: Sequence[Call]) -> Tensor:
+        tokens = [self._tokens(layer, a, g) for a, g in calls]
+        return self._token_norm(*(torch.cat([call[part] for call in tokens], 1) for part in (0, 1)))
+
+    def _token_norm(self, index: Tensor, g: Tensor) -> Tensor:
         same, g = index.unsqueeze(1) == index.unsqueeze(2), g.double()
         return (same * torch.bmm(g, g.mT)).sum((1, 2)).clamp_min(0).float()
 
@@ -118,12 +134,6 @@ class EmbeddingRule(LayerRule):
         index, g = a.reshape(a.shape[0], -1), g.reshape(a.shape[0], -1, g.shape[-1])
         padding = cast(nn.Embedding, layer).padding_idx
         return index, g if padding is None else g * (index != padding).unsqueeze(-1)
-
-    def _without_padding(self, layer: nn.Module, out: Tensor) -> Tensor:
-        padding = cast(nn.Embedding, layer).padding_idx
-        if padding is not None:
-            out[:, padding] = 0
-        return out
 
 
 class LayerNormRule(LayerRule):
@@ -160,22 +170,24 @@ class ConvRule(LayerRule):
         return gradients
 
     def squared_norm(self, layer: nn.Module, a: Tensor, g: Tensor) -> Tensor:
-        columns, g = self._columns(layer, a), _grouped(layer, g)
-        if columns.shape[3] ** 2 > columns.shape[2] * g.shape[2]:
-            total = torch.einsum("bkot,bkit->bkoi", g, columns).flatten(1).square().sum(1)
-        else:
+        return self._column_norm(layer, self._columns(layer, a), _grouped(layer, g))
+
+    def joint_norm(self, layer: nn.Module, calls: Sequence[Call]) -> Tensor:
+        columns = torch.cat([self._columns(layer, a) for a, _ in calls], 3)
+        return self._column_norm(layer, columns, torch.cat([_grouped(layer, g) for _, g in calls], 3))
+
+    def _column_norm(self, layer: nn.Module, columns: Tensor, g: Tensor) -> Tensor:
+        if _gram_is_cheaper(columns.mT, g.mT):
             total = _gram(columns.mT, g.mT)
+        else:
+            total = torch.einsum("bkot,bkit->bkoi", g, columns).flatten(1).square().sum(1)
         return total + g.sum(3).flatten(1).square().sum(1) if layer.bias is not None else total
 
     def weighted_sum(self, layer: nn.Module, a: Tensor, g: Tensor, weights: Tensor) -> Gradients:
         g = g * weights.view(-1, *[1] * (g.dim() - 1))
         conv = cast(nn.Conv2d, layer)
         weight = _conv_weight_gradient(conv, a, g)
-        return (
-            {"weight": weight, "bias": g.flatten(2).sum((0, 2))}
-            if conv.bias is not None
-            else {"weight": weight}
-        )
+        return {"weight": weight} | ({} if conv.bias is None else {"bias": g.flatten(2).sum((0, 2))})
 
     def _columns(self, layer: nn.Module, a: Tensor) -> Tensor:
         conv = cast(nn.Conv2d, layer)
@@ -199,10 +211,19 @@ def _grouped(layer: nn.Module, g: Tensor) -> Tensor:
     return g.flatten(2).reshape(g.shape[0], cast(nn.Conv2d, layer).groups, -1, g.flatten(2).shape[2])
 
 
+def _gram_is_cheaper(a: Tensor, g: Tensor) -> bool:
+    """Compare products of positions, in float64, with those of channels: ``(…, T, i)``, ``(…, T, o)``."""
+    return 2 * a.shape[-2] * (a.shape[-1] + g.shape[-1]) < a.shape[-1] * g.shape[-1]
+
+
 def _gram(a: Tensor, g: Tensor) -> Tensor:
     """Return the squared norm of ``sum_t g_t a_t^T`` per example; float64, for its terms cancel."""
     a, g = a.double(), g.double()
     return ((a @ a.mT) * (g @ g.mT)).flatten(1).sum(1).clamp_min(0).float()
+
+
+def _norms(gradients: Gradients) -> Tensor:
+    return torch.stack([gradient.flatten(1).square().sum(1) for gradient in gradients.values()]).sum(0)
 
 
 def _as_sequence(x: Tensor) -> Tensor:
