@@ -28,7 +28,8 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "image": {
         "loss": "hinge",
         "expected_batch_size": 128.0,
-        "steps": 1000,
+        "steps": 1500,
+        "critic_learning_rate": 5e-4,
         "noise_dim": 100,
         "n_critics": 2,
     },
@@ -70,7 +71,9 @@ def missing_values(model: DPWGAN, schema: Schema | ImageSchema) -> dict[str, Any
     wasserstein = (model.loss or known["loss"]) == "wasserstein"
     known |= WASSERSTEIN[schema.modality] if wasserstein else SATURATING
     rate = known.pop("learning_rate")
-    known |= {"critic_learning_rate": rate, "generator_learning_rate": rate}
+    if wasserstein:
+        known["critic_learning_rate"] = rate
+    known = {"critic_learning_rate": rate, "generator_learning_rate": rate, **known}
     known["conditional"] = isinstance(schema, ImageSchema) and schema.num_classes > 1
     if model.sampling_rate is not None:
         del known["expected_batch_size"]
