@@ -139,6 +139,7 @@ def test_a_program_that_fails_or_brings_nothing_is_a_reason(tmp_path, monkeypatc
         (_ar(**{"data.tar.xz": b"not xz at all"}), "broken"),
         (b"!<arch>\n" + b"x" * 70, "broken"),
     ],
+    ids=["other member", "cut tar", "ar without data", "not xz", "no ar"],
 )
 def test_a_broken_archive_is_a_reason(tmp_path, content, reason):
     (tmp_path / "packed").write_bytes(content)
