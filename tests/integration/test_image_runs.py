@@ -125,6 +125,19 @@ def test_the_floor_of_an_evolution_is_what_its_generator_draws_before_any_vote(c
     assert finished_model(RunDir(run)).public_floor is None
 
 
+@pytest.mark.parametrize("model", ["dpwgan", "private_evolution"])
+def test_images_made_without_regard_to_class_have_no_labels_to_learn_from(model, command, place):
+    outcome = command(*QUICK, *WORDS[model], "model.conditional=false")
+    assert outcome.code == 0, outcome.said
+    run = only_run(place)
+    images, names = read_samples(run / "samples" / "samples.npz")
+    assert names == ()
+    assert not images.labels.any()
+    metrics = json.loads((run / "metrics.json").read_text())["metrics"]
+    assert "fidelity/frechet_pixels" in metrics
+    assert not [name for name in metrics if name.startswith("utility/")]
+
+
 def test_more_images_come_as_one_file_or_as_pictures_and_leave_the_run_as_it_was(run, command, place):
     before = snapshot(run)
     assert command(run, "-n", 25, "--out", "more.npz", main=sample).code == 0

@@ -7,6 +7,15 @@ from collections.abc import Iterable, Sequence
 
 # Prefix of a metric's name, its best value. The first that fits counts.
 _BEST = (
+    ("fidelity/frechet", 0.0),
+    ("fidelity/class_frechet", 0.0),
+    ("fidelity/kernel_distance", 0.0),
+    ("fidelity/precision_", 1.0),
+    ("fidelity/recall_", 1.0),
+    ("fidelity/coverage_", 1.0),
+    ("fidelity/inception_score", math.inf),
+    ("fidelity/class_distance", 0.0),
+    ("fidelity/near_duplicates", 0.0),
     ("fidelity/tvd_", 0.0),
     ("fidelity/accuracy_", 1.0),
     ("fidelity/sra_", 1.0),

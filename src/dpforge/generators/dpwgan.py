@@ -193,7 +193,9 @@ class DPWGAN:
         networks = self._image_networks(schema, _seed(run))
         records = ImageRecords(data.train, self._size(schema), mass is not None)
         trained = self._train(networks, records, data, run, mass)
-        return FittedImageGAN(trained.generator, trained.noise, schema, mass)
+        # Images made without regard to class have no labels.
+        released = schema if mass is not None else dataclasses.replace(schema, classes=())
+        return FittedImageGAN(trained.generator, trained.noise, released, mass)
 
     def _train(
         self,
