@@ -38,6 +38,12 @@ SMALL = {
     "num_samples_schedule": 12,
     "num_iterations": 3,
 }
+# Of models whose settings are nested.
+PUBLIC = {"name": "font_digits", "rows": 40, "image_size": 8}
+NESTED = {
+    "teacher": {"width": 4, "groups": 2, "steps": 6, "sampling_rate": 0.3, "ema": 0.5},
+    "student": {"width": 4, "epochs": 1},
+}
 IMAGES = ImageSchema("contract", 100, 8, 8, 1, ("0", "1", "2"))
 
 
@@ -109,6 +115,10 @@ def small_model(name: str) -> Any:
     model = model_of(name)
     names = {f.name for f in dataclasses.fields(model)}
     small = {key: value for key, value in SMALL.items() if key in names}
+    for key in NESTED.keys() & names:
+        small[key] = dataclasses.replace(getattr(model, key), **NESTED[key])
+    if {"public", "num_samples"} <= names:
+        small |= {"public": PUBLIC, "num_samples": 20}
     return dataclasses.replace(model, **(small | VARIANTS.get(name, {})))
 
 

@@ -260,6 +260,8 @@ def test_what_is_drawn_for_a_row_comes_from_the_secret_key(name, tmp_path, monke
     model, schema = generator(name)
     fit(model, schema, table_for(schema, 30), tmp_path)
     public = {purpose for kind, purpose in drawn if kind == "public"}
-    # What a public generator of images draws belongs to candidates, which no row is behind.
-    public = {purpose for purpose in public if not purpose.startswith("evolution/")}
+    # What a public generator of images draws belongs to candidates, and what a student and an alignment
+    # draw to public images: no row is behind them.
+    elsewhere = ("evolution/", "student/", "synthesis", "teacher/public")
+    public = {purpose for purpose in public if not purpose.startswith(elsewhere)}
     assert public <= {"initialisation", "permutation", "order"}
