@@ -189,7 +189,7 @@ def test_help_and_completion_import_neither_torch_nor_pandas():
 
 def test_help_lists_the_groups_and_the_other_commands():
     text = shell("--help").stdout
-    for name in ("model: aim, dp_maf", "dpforge-account", "target_epsilon"):
+    for name in ("model: aim, dp_imgsyn, dp_maf", "dpforge-account", "target_epsilon"):
         assert name in text
 
 
