@@ -112,7 +112,7 @@ def _accounted(plan: Any, found: dict[str, float]) -> str:
     from dpforge.privacy.accounting import best_order, certifying_accountant
 
     rdp = _number(found["rdp"])
-    order = None if math.isnan(found["rdp"]) else best_order(plan.event(), plan.delta)
+    order = best_order(plan.event(), plan.delta) if math.isfinite(found["rdp"]) else None
     at = "" if order is None else f" at order α = {order:g}"
     if certifying_accountant(plan.event()) == "rdp":
         return f"{rdp} (RDP, of record){at}"
