@@ -158,8 +158,11 @@ def test_legacy_numbers_never_stand_without_the_words_that_they_rank_nothing(tmp
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_shipped_files_speak_of_data_sets_and_metrics_that_exist(path):
+    # Published on data that a user must bring, through dataset=image_folder.
+    brought = {"camelyon17", "cat_cookie", "cat_doudou", "celeba", "celeba_gender", "celeba_hair"}
+    brought |= {"cifar100", "eurosat"}
     for entry in read_expected(path):
-        assert (DATASETS / f"{entry.dataset}.yaml").is_file()
+        assert entry.dataset in brought or (DATASETS / f"{entry.dataset}.yaml").is_file()
         name, _ = entry.part
         assert shown_name(name) != name, f"line {entry.line}"
         assert name.startswith("legacy/") == math.isnan(best(name))

@@ -53,6 +53,15 @@ _NAMES = {
     "legacy/wasserstein_ratio": "legacy Wasserstein",
     "legacy/pmse_ratio": "legacy pMSE ratio",
     "privacy/epsilon": "ε",
+    "utility/accuracy_lr": "accuracy, LR",
+    "utility/accuracy_mlp": "accuracy, MLP",
+    "utility/accuracy_cnn": "accuracy, CNN",
+    "utility/accuracy_resnet": "accuracy, ResNet",
+    "utility/student_accuracy_best": "accuracy, best epoch of the student on test data",
+    "fidelity/frechet_inception_v3": "FID",
+    "fidelity/precision_inception_v3": "precision, Inception",
+    "fidelity/recall_inception_v3": "recall, Inception",
+    "fidelity/inception_score_inception_v3": "Inception score",
 }
 _MEASURES = {"auroc": "AUROC", "r2": "R²", "rmse": "RMSE"}
 _LEARNERS = {"lr": "LR", "hgb": "HGB", "rf": "RF", "mlp": "MLP"}
