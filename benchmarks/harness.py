@@ -78,11 +78,9 @@ def milliseconds(seconds: float) -> str:
     return f"{1000 * seconds:.3g} ms"
 
 
-def show(rows: list[Row], console: Console | None = None) -> None:
+def show(rows: list[Row], console: Console | None = None, title: str = "DP-SGD benchmark") -> None:
     """Print rows as one table, a section a group."""
-    table = Table(
-        "what", "value", "unit", "aim", "behind it", title="DP-SGD benchmark", row_styles=["", "dim"]
-    )
+    table = Table("what", "value", "unit", "aim", "behind it", title=title, row_styles=["", "dim"])
     for column in (1, 3):
         table.columns[column].justify = "right"
     group = ""

@@ -7,7 +7,8 @@ composed configuration into objects. Nothing here imports torch or pandas until 
 from __future__ import annotations
 
 from dpforge.configuration.building import Experiment, build
-from dpforge.configuration.checking import Checked, CheckedRun, check, check_delta, check_release
+from dpforge.configuration.checked import Checked, CheckedRun
+from dpforge.configuration.checking import check, check_delta, check_release
 from dpforge.configuration.composing import compose, hydra_session, noise_seed, register
 from dpforge.configuration.places import (
     check_stamp,

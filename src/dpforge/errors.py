@@ -43,6 +43,10 @@ class RunError(DPForgeError, RuntimeError):
     """A run folder that cannot be used, resumed or written."""
 
 
+class RunLocked(RunError):
+    """Another process works on the run; it is left alone."""
+
+
 class Interrupted(RunError):
     """The run was asked to stop; its state is saved and the same command continues it."""
 

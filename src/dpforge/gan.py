@@ -1,7 +1,7 @@
 """The GAN in three lines, on a DataFrame or a tensor, with any networks.
 
 gan = DPWGAN(generator, critic, noise_function)
-gan.train(data, privacy=PrivacySpec(target_epsilon=2.0, delta=1e-6), nominal_rows=30_000)
+gan.train(data, privacy=PrivacySpec(noise_multiplier=1.0, delta=1e-6, max_grad_norm=0.3), nominal_rows=30_000)
 synthetic = gan.generate(100)
 """
 
@@ -25,7 +25,7 @@ from dpforge.errors import ConfigError, DataError, RunError
 from dpforge.experiment.certificate import make_certificate
 from dpforge.generators.base import RunContext, Runtime
 from dpforge.generators.dpwgan import DPWGAN as Settings
-from dpforge.generators.gan_arguments import privacy_of, settings_of
+from dpforge.generators.gan_arguments import PrivacySpec, privacy_of, settings_of
 from dpforge.generators.gan_fitted import generated
 from dpforge.generators.gan_frames import frame_schema, tensor_schema
 from dpforge.generators.gan_layers import described, rebuilt
@@ -38,9 +38,9 @@ from dpforge.privacy.accounting import DISCRETIZATION
 from dpforge.privacy.ledger import Ledger
 from dpforge.privacy.mechanisms import PrivateAccess
 from dpforge.privacy.rng import fresh_random, public_random
-from dpforge.privacy.spec import PrivacySpec
+from dpforge.privacy.spec import PrivacySpec as AnySpec
 
-__all__ = ["DPWGAN", "MultiCategoryGumbelSoftmax"]
+__all__ = ["DPWGAN", "MultiCategoryGumbelSoftmax", "PrivacySpec"]
 
 
 class DPWGAN:
@@ -71,7 +71,7 @@ class DPWGAN:
         sigma: float | None = None,
         weight_clip: float = 0.1,
         *,
-        privacy: PrivacySpec | None = None,
+        privacy: AnySpec | None = None,
         max_grad_norm: float | None = None,
         delta: float = 1e-6,
         nominal_rows: int | None = None,
@@ -232,7 +232,7 @@ class DPWGAN:
 
 def _public_schema(
     data: pd.DataFrame | Tensor,
-    spec: PrivacySpec,
+    spec: AnySpec,
     schema: Schema | None,
     categories: str | Mapping[str, Sequence[str]] | None,
     nominal_rows: int | None,
@@ -262,7 +262,7 @@ def _public_schema(
     return public
 
 
-def _ledger(folder: Path, chosen: Settings, public: Schema, spec: PrivacySpec) -> Ledger:
+def _ledger(folder: Path, chosen: Settings, public: Schema, spec: AnySpec) -> Ledger:
     folder.mkdir(parents=True, exist_ok=True)
     header = {
         "unit": {"kind": "row", "column": None, "max_rows": 1},

@@ -27,6 +27,8 @@ _DESCRIPTION = (
 )  # where a file comes from does not change what is in it
 # How images are asked for, and how much may be paid for them, not which ones.
 _REQUESTS = ("max_requests", "timeout_s", "cost_per_image", "key_variable", "batch_size", "local_files_only")
+# How a run is chosen among others does not change what it computes.
+_CHOOSING = ("selection",)
 _LENGTH = 10
 
 
@@ -65,6 +67,7 @@ def identify(config: DictConfig, schema: HasDigest, choices: Mapping[str, str] |
         raise TypeError(f"expected a mapping as configuration, got {type(content).__name__}")
     kept = {str(key): value for key, value in content.items() if key not in NOT_IDENTITY}
     kept["dataset"] = _without(kept.get("dataset"), _DESCRIPTION)
+    kept["privacy"] = _without(kept.get("privacy"), _CHOOSING)
     model = kept.get("model")
     if isinstance(model, dict) and "api" in model:
         kept["model"] = {**model, "api": _without(model["api"], _REQUESTS)}

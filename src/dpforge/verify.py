@@ -14,10 +14,10 @@ from dp_accounting.pld import common
 from dp_accounting.pld import privacy_loss_distribution as pld
 
 GRID: Any = {"value_discretization_interval": 1e-4}
-TOLERANCE = 1e-6
 KINDS = {"reserve", "spend", "commit", "taint", "close"}
 RHO: Any = {"gaussian": lambda e: 0.5 / e["noise_multiplier"] ** 2, "zcdp": lambda e: e["rho"]}
 RHO["epsilon_delta"] = lambda e: e["epsilon"] ** 2 / 2  # costs in zCDP, and the orders of RDP for their sum
+DAMAGED = (ValueError, LookupError, TypeError, ArithmeticError, AttributeError, RecursionError)
 ORDERS = (*(1 + x / 10 for x in range(1, 100)), *range(12, 64), 96, 128, 256, 512, 1024)
 
 
@@ -28,7 +28,7 @@ class Wrong(Exception):
 def read_ledger(path: Path) -> tuple[list[dict[str, Any]], str]:
     """Return the records and the hash of the last line, after checking the chain."""
     records, last = [], "0" * 64
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate((text := path.read_bytes().decode()).split("\n")[:-1], start=1):
         try:
             record = json.loads(line)
         except json.JSONDecodeError as error:
@@ -37,9 +37,9 @@ def read_ledger(path: Path) -> tuple[list[dict[str, Any]], str]:
             raise Wrong(f"line {number}: does not continue the line before (altered, removed or inserted)")
         records.append(record)
         last = hashlib.sha256(line.encode()).hexdigest()
-    if records and records[0].get("kind") == "header":
+    if text.endswith("\n") and records and records[0].get("kind") == "header":
         return records, last
-    raise Wrong("line 1: no header")
+    raise Wrong("line 1: no header, or the last line does not end")
 
 
 def check_reservations(records: list[dict[str, Any]]) -> list[tuple[dict[str, Any], int]]:
@@ -56,7 +56,7 @@ def check_reservations(records: list[dict[str, Any]]) -> list[tuple[dict[str, An
             raise Wrong(f"line {number}: '{name}' is not in the plan")
         if record["kind"] == "spend":  # uses inside a zCDP reservation, which covers their sum
             spent[name] += record["rho"]
-            if record["rho"] <= 0 or spent[name] > piece["event"]["rho"] * used[name]:
+            if not (record["rho"] > 0 and spent[name] <= piece["event"]["rho"] * used[name]):
                 raise Wrong(f"line {number}: '{name}' spends more than was reserved")
             continue
         for field in ("event", "sensitivity", "mechanism"):
@@ -74,16 +74,15 @@ def check_reservations(records: list[dict[str, Any]]) -> list[tuple[dict[str, An
 
 
 def event_pld(event: dict[str, Any], uses: int) -> Any:
-    """Return the privacy loss distribution of ``uses`` times ``event``; ``None`` if it is not private."""
+    """Return the privacy loss distribution of ``uses`` times ``event``."""
     kind, inner = event["type"], event.get("event", event)
-    if kind == "non_private" or (noise := inner.get("noise_multiplier", 1)) == 0:
-        return None
     if kind == "gaussian":
-        return pld.from_gaussian_mechanism(noise / math.sqrt(uses), **GRID)
+        return pld.from_gaussian_mechanism(inner["noise_multiplier"] / math.sqrt(uses), **GRID)
     if kind == "poisson_sampled" and inner["type"] == "gaussian":
-        one = pld.from_gaussian_mechanism(noise, sampling_prob=float(event["sampling_rate"]), **GRID)
+        q = event["sampling_rate"]
+        one = pld.from_gaussian_mechanism(inner["noise_multiplier"], sampling_prob=q, **GRID)
     elif kind == "laplace":
-        one = pld.from_laplace_mechanism(noise, **GRID)
+        one = pld.from_laplace_mechanism(inner["noise_multiplier"], **GRID)
     elif kind == "epsilon_delta":
         brick = common.DifferentialPrivacyParameters(event["epsilon"], event["delta"])
         one = pld.from_privacy_parameters(brick, **GRID)
@@ -95,14 +94,16 @@ def event_pld(event: dict[str, Any], uses: int) -> Any:
 def recompute(records: list[dict[str, Any]]) -> float:
     """Return the epsilon of everything reserved, at the header's delta; ``inf`` if something had no noise."""
     total, delta, used = pld.identity(**GRID), records[0]["plan"]["delta"], check_reservations(records)
+    inner = [event.get("event", event) for event, _ in used]
+    if any(event["type"] == "non_private" or event.get("noise_multiplier", 1) == 0 for event in inner):
+        return math.inf
     if any(event["type"] == "zcdp" for event, _ in used):  # which PLD cannot certify
         rho = sum(uses * RHO[event["type"]](event) for event, uses in used)
         delta -= sum(uses * event.get("delta", 0) for event, uses in used)
-        return min(rho * a + math.log1p(-1 / a) - math.log(delta * a) / (a - 1) for a in ORDERS)
+        bounds = (rho * a + math.log1p(-1 / a) - math.log(delta * a) / (a - 1) for a in ORDERS)
+        return min(bounds) if delta > 0 else math.inf
     for event, uses in used:
-        if (one := event_pld(event, uses)) is None:
-            return math.inf
-        total = total.compose(one)
+        total = total.compose(event_pld(event, uses))
     return float(total.get_epsilon_for_delta(delta))
 
 
@@ -120,7 +121,7 @@ def compare(run: Path) -> str:
         if certificate[field] != value:
             raise Wrong(f"certificate: {field}={certificate[field]!r}, the ledger says {value!r}")
     stated = math.inf if certificate["epsilon"] is None else float(certificate["epsilon"])
-    if not (stated == epsilon or abs(stated - epsilon) <= TOLERANCE):
+    if not (stated == epsilon or abs(stated - epsilon) <= 1e-6):
         raise Wrong(f"certificate: epsilon={stated}, the ledger gives {epsilon}")
     for name, digest in certificate["files"].items():
         if (path := run / name).is_file() and hashlib.sha256(path.read_bytes()).hexdigest() != digest:
@@ -140,7 +141,7 @@ def main(arguments: list[str] | None = None) -> None:
     for run in parser.parse_args(arguments).run:
         try:
             print(compare(run))
-        except (Wrong, OSError, ValueError, LookupError, TypeError, ArithmeticError) as error:
+        except (Wrong, OSError, *DAMAGED) as error:
             failed = True
             print(f"{run.name}: WRONG, {type(error).__name__}: {error}", file=sys.stderr)
     sys.exit(1 if failed else 0)

@@ -27,6 +27,7 @@ ALLOWED = {
         "data", "features", "nets", "privacy", "generators", "evaluation",
         "config", "configuration", "identity",
     },
+    "sweep": {"config", "configuration", "experiment", "identity", "privacy"},
     "gan": {"config", "data", "nets", "privacy", "generators", "experiment"},
     "verify": set(),
     "errors": set(),

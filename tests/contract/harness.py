@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ NUMBERS = {
 MIXED = {
     **NUMBERS,
     "income": {**NUMBERS["income"], "nullable": True},
-    "city": {"kind": "categorical", "categories": public(values=["a", "b", "c"]), "nullable": True},
+    "city": {"kind": "categorical", "categories": public(values=["a", "b", "c", "d"]), "nullable": True},
     "day": {"kind": "datetime", "bounds": public(min="2020-01-01", max="2020-12-31"), "resolution": "day"},
     "answer": {"kind": "categorical", "categories": public(values=["no", "yes"])},
 }
@@ -85,18 +86,24 @@ def raw_table(rows: int, seed: int = 0) -> pd.DataFrame:
     )
 
 
-TARGETS = {
+COPY = "copy of the first"
+TARGETS: dict[str, dict[str, Any]] = {
     "in range": {},
     "far out of range": {"age": 10**9, "income": -1e300, "hours": -(10**9)},
     "missing": {"income": np.nan, "city": None},
     "infinite": {"income": np.inf},
     "unseen": {"city": "atlantis"},
+    "duplicate": {COPY: True},
+    # Nobody else is at the end of a range, in this city, or of this class of images.
+    "only holder": {"age": 90, "income": 0.0, "hours": 9999, "city": "d"},
 }
 
 
 VARIANTS = {
     "tabular_argn in any order": {"column_order": "random", "size": "S", "dropout": 0.1, "ema": 0.0},
     "dpwgan on images": {"class_prior": "dp_counts"},
+    "private_evolution with bought counts": {"class_prior": "dp_counts", "num_nearest_neighbors": 2},
+    "dp_maf_seed on released moments": {"transform": "dp_standardize"},
 }
 
 
@@ -133,25 +140,35 @@ def schema_for(model: Any, name: str = "") -> Any:
     return schema_of(MIXED)
 
 
-def table_for(schema: Any, rows: int, target: dict[str, Any] | None = None) -> Any:
+def table_for(schema: Any, rows: int, target: dict[str, Any] | None = None, seed: int = 0) -> Any:
     """A typed table, or images, whose last record is the target."""
     if isinstance(schema, ImageSchema):
-        return images_for(schema, rows, target)
-    raw = raw_table(rows)
+        return images_for(schema, rows, target, seed)
+    raw = raw_table(rows, seed)
     if target and rows:
         raw = raw.astype(object)
-        for column, value in target.items():
+        cells = dict(raw.loc[0]) if COPY in target else target
+        for column, value in cells.items():
             raw.loc[rows - 1, column] = value
     return conform(raw[list(schema.names)], schema)
 
 
-def images_for(schema: ImageSchema, rows: int, target: dict[str, Any] | None) -> Images:
-    """Noise images; of a target in range the last is noise too, of any other it is all black or white."""
-    rng = np.random.default_rng(0)
+def images_for(schema: ImageSchema, rows: int, target: dict[str, Any] | None, seed: int = 0) -> Images:
+    """Noise images; of a target in range the last is noise too, of any other it is all black or white.
+
+    A duplicate is the first image again; the only holder is the only one of the last class.
+    """
+    rng = np.random.default_rng(seed)
     pixels = rng.integers(0, 256, (rows, *schema.shape)).astype(np.uint8)
     labels = rng.integers(0, schema.num_classes, rows)
-    if target and rows:
-        pixels[-1], labels[-1] = 255 * (len(target) % 2), schema.num_classes - 1
+    if not target or not rows:
+        return Images(pixels, labels)
+    if COPY in target:
+        pixels[-1], labels[-1] = pixels[0], labels[0]
+        return Images(pixels, labels)
+    if target is TARGETS["only holder"]:
+        labels %= schema.num_classes - 1
+    pixels[-1], labels[-1] = 255 * (len(target) % 2), schema.num_classes - 1
     return Images(pixels, labels)
 
 
@@ -167,54 +184,105 @@ class Replay(PrivateAccess):
         super().__init__(ledger, random, observers)
         self._outputs = list(outputs)
 
+    def _next(self, kind: type) -> Any:
+        assert self._outputs, "more releases than in the run that is replayed"
+        output = self._outputs.pop(0)
+        assert isinstance(output, kind), "other releases than in the run that is replayed"
+        return output
+
     def gaussian(self, name: str, value: Any, **details: Any) -> Any:
         super().gaussian(name, value, **details)
-        return self._outputs.pop(0)
+        return self._next(np.ndarray)
 
     def histograms(self, *arguments: Any, **details: Any) -> Any:
         super().histograms(*arguments, **details)
-        return self._outputs.pop(0)
+        return self._next(list)
 
     def choose(self, *arguments: Any, **details: Any) -> int:
         super().choose(*arguments, **details)
-        return self._outputs.pop(0)
+        return self._next(int)
 
     def measure(self, *arguments: Any, **details: Any) -> Any:
         super().measure(*arguments, **details)
-        return self._outputs.pop(0)
+        return self._next(tuple)
 
     def gaussian_sum(self, name: str, step: int, parts: Any) -> Any:
         super().gaussian_sum(name, step, parts)
-        return [output.clone() for output in self._outputs.pop(0)]
+        return [output.clone() for output in self._next(list)]
 
 
 class Record(PrivateAccess):
-    """Remembers the outputs of every release."""
+    """Remembers the outputs of every release, and the weights of what was released as one vector."""
 
     def __init__(self, ledger: Ledger, random: KeyedRandom, observers: Any) -> None:
         super().__init__(ledger, random, observers)
         self.outputs: list[Any] = []
+        self.weights: list[Any] = []
+
+    def _keep(self, output: Any, weights: Any = None) -> Any:
+        self.outputs.append(output)
+        self.weights.append(weights)
+        return output
 
     def gaussian(self, name: str, value: Any, **details: Any) -> Any:
-        self.outputs.append(super().gaussian(name, value, **details))
-        return self.outputs[-1]
+        return self._keep(super().gaussian(name, value, **details))
 
-    def histograms(self, *arguments: Any, **details: Any) -> Any:
-        self.outputs.append(super().histograms(*arguments, **details))
-        return self.outputs[-1]
+    def histograms(self, name: str, counts: Any, weights: Any, **details: Any) -> Any:
+        return self._keep(super().histograms(name, counts, weights, **details), weights)
 
     def choose(self, *arguments: Any, **details: Any) -> int:
-        self.outputs.append(super().choose(*arguments, **details))
-        return self.outputs[-1]
+        return self._keep(super().choose(*arguments, **details))
 
-    def measure(self, *arguments: Any, **details: Any) -> Any:
-        self.outputs.append(super().measure(*arguments, **details))
-        return self.outputs[-1]
+    def measure(self, name: str, counts: Any, weights: Any = (1.0,), **details: Any) -> Any:
+        return self._keep(super().measure(name, counts, weights, **details), weights)
 
     def gaussian_sum(self, name: str, step: int, parts: Any) -> Any:
         noisy = super().gaussian_sum(name, step, parts)
-        self.outputs.append([part.clone() for part in noisy])
+        self._keep([part.clone() for part in noisy])
         return noisy
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One opening of a stream: for what, and whether the use was on disk by then."""
+
+    purpose: str
+    step: int
+    reserved: bool
+
+    @property
+    def is_noise(self) -> bool:
+        """Whether it hides private values."""
+        return "/noise" in self.purpose
+
+
+@dataclass(frozen=True, repr=False)
+class Watched(KeyedRandom):
+    """Keyed streams that note each draw and what the ledger's file said at that moment."""
+
+    ledger: Path = Path()
+    draws: list[Draw] = field(default_factory=list)
+
+    def _note(self, purpose: str, step: int) -> None:
+        piece = purpose.split("/noise")[0]
+        lines = [json.loads(line) for line in self.ledger.read_text().splitlines()]
+        mine = [line for line in lines if line.get("piece") == piece]
+        uses = sum(line["count"] for line in mine if line["kind"] == "reserve")
+        adaptive = any(line["mechanism"] == "adaptive" for line in mine if line["kind"] == "reserve")
+        done = step in [line["step"] for line in mine if line["kind"] == "spend"] if adaptive else step < uses
+        self.draws.append(Draw(purpose, step, done))
+
+    def uniform(self, purpose: str, step: int, size: int) -> np.ndarray:
+        self._note(purpose, step)
+        return super().uniform(purpose, step, size)
+
+    def normal(self, purpose: str, step: int, size: int) -> torch.Tensor:
+        self._note(purpose, step)
+        return super().normal(purpose, step, size)
+
+    def normal_double(self, purpose: str, step: int, size: int) -> np.ndarray:
+        self._note(purpose, step)
+        return super().normal_double(purpose, step, size)
 
 
 @dataclass
@@ -225,6 +293,8 @@ class Trace:
     ledger: Ledger
     releases: list[Observation] = field(default_factory=list)
     outputs: list[Any] = field(default_factory=list)
+    weights: list[Any] = field(default_factory=list)
+    draws: list[Draw] = field(default_factory=list)
     fitted: Any = None
 
     @property
@@ -255,7 +325,7 @@ def fit(
     plan = model.plan(schema, spec)
     ledger = Ledger.create(folder / "ledger.jsonl", plan, {"rng": spec.rng})
     trace = Trace(plan, ledger)
-    random = KeyedRandom("entropy", key)
+    random = Watched("entropy", key, ledger.path, trace.draws)
     observers = [trace.releases.append]
     access = (
         Record(ledger, random, observers) if replay is None else Replay(ledger, random, observers, replay)
@@ -267,5 +337,6 @@ def fit(
     run = RunContext(access, spec, runtime or Runtime(), 0, folder, samples=samples)
     torch.manual_seed(0)
     trace.fitted = model.fit(data, run)
-    trace.outputs = access.outputs if isinstance(access, Record) else []
+    if isinstance(access, Record):
+        trace.outputs, trace.weights = access.outputs, access.weights
     return trace

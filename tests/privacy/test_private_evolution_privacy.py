@@ -258,7 +258,9 @@ def test_clean_votes_are_in_no_file_and_in_no_log(tmp_path, monkeypatch, caplog)
     count = loop.count_votes
     monkeypatch.setattr(loop, "count_votes", lambda *a: clean.append(count(*a)) or clean[-1])
     data = dataset(schema_of())
-    traced(model(), data, tmp_path / "run", log=lambda *entry: logged.append(entry))
+    # Without rounding, a noisy vote that equals a clean one is no coincidence.
+    made = model(noise="gaussian")
+    traced(made, data, tmp_path / "run", log=lambda *entry: logged.append(entry))
     assert len(clean) == 3
     arrays = []
     for path in (tmp_path / "run").rglob("*.npz"):
@@ -269,7 +271,8 @@ def test_clean_votes_are_in_no_file_and_in_no_log(tmp_path, monkeypatch, caplog)
         assert not any(a.shape == votes.shape and np.allclose(a, votes) for a in arrays if a.dtype != "<U1")
         texts = caplog.text + str(logged)
         assert repr(votes.tolist())[1:20] not in texts
-    values = {value for _, entries, _ in logged for value in entries.values()}
+    counted = "evolution/candidates_kept"  # a small whole number of candidates, not of votes
+    values = {value for _, entries, _ in logged for name, value in entries.items() if name != counted}
     assert {float(v.max()) for v in clean}.isdisjoint(values)
     assert {kind for _, _, kind in logged} == {"public", "dp"}
 

@@ -7,18 +7,26 @@ import math
 
 import numpy as np
 import pytest
+from dp_accounting import dp_event
+from dp_accounting.rdp import RdpAccountant
 from scipy import optimize, special, stats
 
 from dpforge import verify
 from dpforge.errors import BudgetExceeded, PrivacyError
 from dpforge.privacy import ledger as ledgers
-from dpforge.privacy.accounting import certifying_accountant, epsilon
-from dpforge.privacy.events import EpsilonDelta, Gaussian, NonPrivate, ZCDp
+from dpforge.privacy.accounting import RDP_ORDERS, certifying_accountant, compose, epsilon
+from dpforge.privacy.events import EpsilonDelta, Gaussian, NonPrivate, PoissonSampled, SelfComposed, ZCDp
 from dpforge.privacy.ledger import Ledger
 from dpforge.privacy.mechanisms import PrivateAccess
 from dpforge.privacy.plan import Piece, Plan, plan_from_json
 from dpforge.privacy.rng import KeyedRandom
-from dpforge.privacy.selection import choice_epsilon, choice_scale, measurement_scale
+from dpforge.privacy.selection import (
+    RepeatAndSelect,
+    choice_epsilon,
+    choice_scale,
+    measurement_scale,
+    rdp_curve,
+)
 from dpforge.privacy.spec import PrivacySpec
 from dpforge.privacy.zcdp import gaussian_of, make_zcdp_plan, rho_of
 
@@ -211,3 +219,67 @@ def test_a_filter_that_was_switched_off_is_seen_by_the_verifier(tmp_path, monkey
     monkeypatch.undo()
     with pytest.raises(verify.Wrong, match="'aim' spends more than was reserved"):
         verify.recompute(closed(access))
+
+
+LAWS = [(1.0, 1.0), (6.0, 0.0), (6.0, 0.5), (20.0, 1.0), (20.0, 3.0)]
+
+
+@pytest.mark.parametrize(("mean", "shape"), LAWS)
+def test_the_best_of_a_random_number_of_runs_costs_what_dp_accounting_says(mean, shape):
+    training = SelfComposed(PoissonSampled(0.02, Gaussian(1.1)), 300)
+    theirs = dp_event.PoissonSampledDpEvent(0.02, dp_event.GaussianDpEvent(1.1))
+    theirs = dp_event.SelfComposedDpEvent(theirs, 300)
+    theirs = dp_event.ComposedDpEvent([theirs, dp_event.GaussianDpEvent(8.0)])
+    accountant = RdpAccountant(orders=RDP_ORDERS)
+    accountant.compose(dp_event.RepeatAndSelectDpEvent(theirs, mean, shape))
+    found = RepeatAndSelect(mean, shape).epsilon([compose(training, Gaussian(8.0))], 1e-5)
+    assert found == pytest.approx(accountant.get_epsilon(1e-5), rel=1e-6)
+
+
+def test_a_selection_costs_more_than_one_run_and_far_less_than_all_of_them():
+    one, law = Gaussian(3.0), RepeatAndSelect(30.0)
+    found = law.epsilon([one], 1e-5)
+    assert epsilon(one, 1e-5, "rdp") < found < epsilon(SelfComposed(one, 30), 1e-5) / 3
+
+
+def test_a_pool_costs_at_least_as_much_as_its_worst_candidate_at_every_order():
+    cheap, dear = SelfComposed(Gaussian(9.0), 4), ZCDp(0.2)
+    law = RepeatAndSelect(5.0, 1.0)
+    pool = law.curve([cheap, dear])
+    assert (pool >= law.curve([cheap]) - 1e-12).all()
+    assert (pool >= law.curve([dear]) - 1e-12).all()
+    assert (np.diff(pool) >= 0).all()
+    assert (pool >= rdp_curve(dear)).all()
+
+
+@pytest.mark.parametrize(("mean", "shape"), LAWS)
+def test_the_number_of_runs_has_its_law_and_is_never_zero(mean, shape):
+    law, draws = RepeatAndSelect(mean, shape), 20_000
+    generator = np.random.default_rng(7)
+    found = np.array([law.draw(generator) for _ in range(draws)])
+    assert found.min() >= 1
+    assert found.mean() == pytest.approx(mean, rel=0.06)
+    if mean == 1:
+        return
+    numbers = np.arange(1, 12)
+    if shape == 0:
+        expected = stats.logser(1 - law.gamma).pmf(numbers)
+    else:
+        untruncated = stats.nbinom(shape, law.gamma)
+        expected = untruncated.pmf(numbers) / untruncated.sf(0)
+    counted = np.array([(found == number).sum() for number in numbers])
+    rest = draws - counted.sum()
+    expected = np.append(expected, 1 - expected.sum()) * draws
+    assert stats.chisquare(np.append(counted, rest), expected).pvalue > 1e-3
+
+
+@pytest.mark.parametrize(("mean", "shape"), [(0.5, 0.0), (math.nan, 0.0), (3.0, -1.0), (3.0, math.inf)])
+def test_an_impossible_law_is_refused(mean, shape):
+    with pytest.raises(PrivacyError, match="mean >= 1"):
+        RepeatAndSelect(mean, shape)
+
+
+def test_a_piece_with_its_own_delta_cannot_be_selected_over():
+    with pytest.raises(PrivacyError, match="private categories"):
+        RepeatAndSelect(4.0).epsilon([compose(Gaussian(3.0), EpsilonDelta(0.1, 1e-7))], 1e-5)
+    assert math.isinf(RepeatAndSelect(4.0).epsilon([NonPrivate()], 1e-5))

@@ -314,7 +314,7 @@ def test_all_mistakes_are_told_together():
         )
     text = str(error.value)
     for part in (
-        "Did you mean 'resnet18'", "exactly one of steps and epochs", "teacher.momentum", "statistics.kind",
+        "Did you mean 'resnet18'", "one of steps and epochs at most", "teacher.momentum", "statistics.kind",
         "statistics.layers", "statistics.radius", "synthesis.steps", "synthesis.keep", "student.milestones",
         "student.temperature", "num_samples", "normalization",
     ):  # fmt: skip

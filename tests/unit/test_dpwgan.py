@@ -10,6 +10,8 @@ import pytest
 import torch
 from contract.harness import MIXED, raw_table, schema_of
 from contract.harness import fit as fit_table
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from dpforge.data import ImageDataset, Images, ImageSchema
@@ -17,8 +19,11 @@ from dpforge.data.encode.cells import CellCodec
 from dpforge.data.sources.weather import STATUS, STATUS_BY_WEATHER, WeatherSource
 from dpforge.data.table import conform, violations
 from dpforge.errors import ConfigError, DataError, PrivacyError, RunError
+from dpforge.evaluation.images.structure import near_duplicate_share, within
 from dpforge.gan import DPWGAN as GAN
 from dpforge.gan import MultiCategoryGumbelSoftmax
+from dpforge.gan import PrivacySpec as GANPrivacy
+from dpforge.generators import dpwgan
 from dpforge.generators.base import RunContext, Runtime
 from dpforge.generators.dpwgan import DPWGAN
 from dpforge.generators.gan_records import ImageRecords, OneHotRecords, cell_codes, decode_images
@@ -158,6 +163,33 @@ def test_settings_for_images_are_refused_for_tables():
             DPWGAN(**settings).plan(schema_of(MIXED), SPEC)
 
 
+def test_the_pace_of_a_critic_on_images_follows_the_noise_of_the_plan(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(dpwgan, "train_gan", lambda networks, records, settings, *rest: seen.append(settings)
+                        or networks.generator)  # fmt: skip
+    model = DPWGAN(steps=2, expected_batch_size=8, width=4)
+    for i, sigma in enumerate((0.9, 0.05, None)):
+        spec = (
+            dataclasses.replace(NOISE, noise_multiplier=sigma)
+            if sigma
+            else PrivacySpec(enabled=False, target_epsilon=None)
+        )
+        (tmp_path / str(i)).mkdir()
+        fit(model, image_data(), tmp_path / str(i), spec)
+    found = [(chosen.n_critics, chosen.critic.learning_rate) for chosen in seen]
+    assert found == [(5, 1e-3), (2, 5e-4), (2, 5e-4)]
+    (tmp_path / "own").mkdir()
+    fit(dataclasses.replace(model, n_critics=3), image_data(), tmp_path / "own")
+    assert (seen[-1].n_critics, seen[-1].critic.learning_rate) == (3, 1e-3)
+
+
+def test_published_losses_and_tables_keep_five_critic_steps_whatever_the_noise():
+    published = DPWGAN(loss="wasserstein").resolved(image_data().schema)
+    assert (published.n_critics, published.critic_learning_rate) == (5, 1e-4)
+    table = DPWGAN().resolved(schema_of(MIXED))
+    assert (table.n_critics, table.critic_learning_rate) == (5, 1e-3)
+
+
 def test_adaptive_critics_double_when_fakes_pass_for_real_and_never_without_reason():
     schedule = CriticSchedule(2, adaptive=True)
     assert [schedule.due() for _ in range(4)] == [False, True, False, True]
@@ -288,6 +320,25 @@ def test_sigma_with_a_clipping_norm_is_the_noise_multiplier():
     assert gan.certificate()["delta"] == 1e-5
 
 
+def test_a_noise_multiplier_alone_is_a_whole_specification_in_three_lines():
+    gan = GAN(*networks(4))
+    spec = GANPrivacy(noise_multiplier=1.5, delta=1e-5, max_grad_norm=0.2)
+    values = {"x": ["a", "b"], "y": ["c", "d"]}
+    options = {"privacy": spec, "nominal_rows": 200, "categories": values}
+    gan.train(two_by_two(200, 0), epochs=2, batch_size=50, n_critics=1, **options)
+    certificate = gan.certificate()
+    assert certificate["pieces"][0]["event"]["event"]["noise_multiplier"] == 1.5
+    assert certificate["status"] == "DP"
+    same = PrivacySpec(target_epsilon=None, noise_multiplier=1.5, delta=1e-5, max_grad_norm=0.2)
+    assert dataclasses.asdict(spec) == dataclasses.asdict(same)
+
+
+@pytest.mark.parametrize("given", [{}, {"target_epsilon": 1.0, "noise_multiplier": 1.0}])
+def test_in_three_lines_no_target_is_assumed_and_two_are_refused(given):
+    with pytest.raises(ConfigError, match="exactly one of the two"):
+        GANPrivacy(**given)
+
+
 def test_networks_that_do_not_fit_the_records_are_refused():
     with pytest.raises(DataError, match="shape"):
         GAN(nn.Linear(2, 3), nn.Linear(4, 1), lambda n: torch.randn(n, 2)).train(torch.rand(20, 4))
@@ -353,3 +404,21 @@ def test_at_least_four_of_five_private_weather_tables_are_within_five_points(tmp
             data.train, trace.fitted.sample(30_000, np.random.default_rng(0)))]  # fmt: skip
         errors.append(100 * float(np.abs(shares[0] - shares[1]).max()))
     assert sum(error <= 5 for error in errors) >= 4, errors
+
+
+@pytest.mark.slow
+def test_the_image_defaults_do_not_draw_one_image_a_class_over_and_over(tmp_path):
+    digits = load_digits()
+    pixels = np.rint(digits.images * 255 / 16).astype(np.uint8)[..., None]
+    order = np.random.default_rng(0).permutation(len(pixels))
+    found = Images(pixels[order], digits.target[order].astype(np.int64))
+    train, rest = found.head(1438), found.take(np.arange(1438, len(found)))
+    schema = ImageSchema("digits", 1438, 8, 8, 1, tuple("0123456789"))
+    data = ImageDataset(schema, train, rest, None, True, "x")
+    spec = PrivacySpec(target_epsilon=1.0, delta=1e-4)
+    made = fit(DPWGAN(), data, tmp_path, spec).sample(1000, np.random.default_rng(0))
+    flat = [images.pixels.reshape(len(images), -1) / 255 for images in (train, made, rest)]
+    limit = float(np.percentile(within(flat[0][:1000]), 1))
+    assert near_duplicate_share(flat[1], limit) < 0.3
+    learner = LogisticRegression(C=0.1, max_iter=300).fit(flat[1], made.labels)
+    assert learner.score(flat[2], rest.labels) > 0.65

@@ -116,7 +116,7 @@ def test_public_images_of_the_model_are_the_floor():
     assert found.metrics["floor/fidelity/frechet_pixels"] == pytest.approx(expected, rel=1e-6)
     assert found.metrics["floor/utility/accuracy_lr"] < 0.5
     assert found.metrics["hint/exact_duplicates_public"] == 0
-    assert found.protocols["fidelity/frechet_pixels"]["floor"] == "public"
+    assert found.protocols["floor/fidelity/frechet_pixels"]["floor"] == "public"
 
 
 def test_every_number_is_private():

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -111,6 +112,23 @@ def test_a_stopped_training_continues_to_the_same_weights(images, tmp_path):
     whole, halves = weights(tmp_path / "whole"), weights(tmp_path / "halves")
     for name, tensor in whole.items():
         assert torch.equal(tensor, halves[name]), name
+
+
+def test_a_training_that_ran_out_of_time_has_a_model_and_continues_to_the_same_weights(images, tmp_path):
+    folder = tmp_path / "halves"
+    train_diffusion(images, NAMES, settings(), tmp_path / "whole")
+    half = train_diffusion(
+        images, NAMES, settings(), folder, max_minutes=0.005, report=lambda *_: time.sleep(0.06)
+    )
+    assert half["steps_done"] < 12
+    assert (folder / "diffusion_pytorch_model.safetensors").is_file()
+    again = train_diffusion(images, NAMES, settings(), folder, max_minutes=5)
+    assert again["steps_done"] == 12
+    assert again["minutes"] >= half["minutes"]
+    whole, halves = weights(tmp_path / "whole"), weights(folder)
+    assert all(torch.equal(tensor, halves[name]) for name, tensor in whole.items())
+    with pytest.raises(RunError, match="finished"):
+        train_diffusion(images, NAMES, settings(), folder)
 
 
 def test_the_saved_weights_are_the_average_and_not_the_last(images, tmp_path):

@@ -147,6 +147,16 @@ def test_the_images_foreseen_are_those_the_api_is_asked_for(options, tmp_path):
     assert sum(paper.api_images()) == 9_050_000
 
 
+@pytest.mark.parametrize(("rows", "images"), [(60, 500), (1797, 599), (5000, 1666), (60_000, 2000)])
+def test_the_size_of_a_population_follows_the_public_number_of_private_images(rows, images):
+    made = model(num_samples_schedule="auto")
+    assert made.sizes(rows) == [images] * 4
+    assert made.block_sizes(2, np.full(3, 1 / 3), rows).sum() == images
+    assert made.api_images(rows)[0] == images
+    with pytest.raises(ConfigError, match="expected auto, or whole numbers"):
+        model(num_samples_schedule="many")
+
+
 def test_labels_that_are_missing_from_the_data_keep_their_blocks(tmp_path):
     schema = schema_of(tuple("abcdefgh"))
     data = dataset(schema)
@@ -314,10 +324,10 @@ def test_public_images_can_be_the_start(tmp_path):
         fit(larger, dataset(schema), tmp_path / "larger")
 
 
-def test_samples_of_a_private_run_are_refused_as_a_public_start(tmp_path):
+def test_samples_of_an_unfinished_private_run_are_refused_as_a_start(tmp_path):
     fit(model(), dataset(schema_of()), tmp_path, SPEC)
     settings = model(initial_samples=str(tmp_path / "samples/3/samples.npz"))
-    with pytest.raises(ConfigError, match="epsilon would be too small"):
+    with pytest.raises(ConfigError, match="no readable certificate"):
         settings.plan(schema_of(), SPEC)
 
 

@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from dpforge.data import Images
 from dpforge.data.glyphs import GLYPH_DTYPE
@@ -96,6 +97,19 @@ def test_blocks_of_rows_change_nothing(monkeypatch):
     monkeypatch.setattr(nearest_module, "SCORES", 1)
     monkeypatch.setattr(nearest_module, "LEAST_ROWS", 7)
     assert np.array_equal(nearest(voters, points, 3), whole)
+
+
+@pytest.mark.parametrize("neighbors", [1, 3])
+def test_points_that_agree_almost_everywhere_are_told_apart_and_copies_are_not(neighbors):
+    rng = np.random.default_rng(0)
+    points = np.zeros((40, 200), dtype=np.float32)
+    points[:, 101] = rng.permutation(40) // 2  # twenty values, two points each, in one column
+    points[3] = -points[3] * 0  # a negative zero is a zero
+    voters = np.zeros((100, 200), dtype=np.float32)
+    voters[:, 101] = rng.uniform(-1, 20, 100)
+    exact = np.abs(voters[:, None, 101].astype(np.float64) - points[None, :, 101])
+    order = np.argsort(exact, axis=1, kind="stable")[:, :neighbors]
+    assert np.array_equal(nearest(voters, points, neighbors), order)
 
 
 def test_the_scores_held_at_once_do_not_grow_with_the_voters(monkeypatch):
@@ -247,3 +261,53 @@ def test_the_record_of_a_pool_follows_its_pixels(pool):
     said = pool.describe()
     assert said["images"] == 40
     assert len(said["pool_sha256"]) == 64
+
+
+@pytest.fixture
+def mixed(monkeypatch):
+    def make(**options):
+        pixels = np.random.default_rng(0).integers(60, 190, (30, 4, 4, 3)).astype(np.uint8)
+        images = Images(pixels, np.zeros(30, int))
+        monkeypatch.setattr("dpforge.data.public_images.load_public_images", lambda *a, **k: (images, ("x",)))
+        api = ImagePool("mnist", image_size=(4, 4), **options)
+        api.prepare([], "cpu")
+        return api, pixels.astype(float).reshape(30, -1)
+
+    return make
+
+
+def test_with_all_components_a_mixture_lies_between_an_image_and_a_neighbour(mixed):
+    api, pixels = mixed(mixing=0.8, components=48)
+    info = np.zeros(400, dtype=np.int64)
+    plain, _ = mixed(mixing=0.0)
+    _, found = plain.variation(np.zeros(0), info, 3, np.random.default_rng(1))
+    images = pixels[info].astype(np.uint8).reshape(-1, 4, 4, 3)
+    made, nearer = api.variation(images, info, 3, np.random.default_rng(1))
+    steps = made.reshape(400, -1) - pixels[0]
+    ways = pixels[found] - pixels[0]
+    moved = found != 0
+    shares = (steps * ways).sum(1)[moved] / (ways**2).sum(1)[moved]
+    # 30 images span 29 axes through their mean; what rounding to whole pixels leaves is small beside a way.
+    off = np.linalg.norm(steps[moved] - shares[:, None] * ways[moved], axis=1)
+    assert off.max() < 0.05 * np.linalg.norm(ways[moved], axis=1).min()
+    assert stats.kstest(shares, stats.uniform(0, 0.8).cdf).pvalue > 1e-3
+    clear = np.abs(shares - 0.5) > 0.02
+    assert np.array_equal(nearer[moved][clear], np.where(shares[clear] > 0.5, found[moved][clear], 0))
+
+
+def test_few_components_change_an_image_along_them_only(mixed):
+    api, pixels = mixed(mixing=1.0, components=2)
+    info = np.arange(30).repeat(10)
+    made, _ = api.variation(
+        pixels[info].astype(np.uint8).reshape(-1, 4, 4, 3), info, 5, np.random.default_rng(0)
+    )
+    steps = made.reshape(len(info), -1) - pixels[info]
+    strengths = np.linalg.svd(steps, compute_uv=False)
+    assert strengths[1] > 4 * strengths[2]  # two directions; the rest is rounding to whole pixels
+
+
+def test_impossible_mixtures_are_refused():
+    with pytest.raises(ConfigError, match=r"mixing=1\.5"):
+        ImagePool("mnist", mixing=1.5)
+    with pytest.raises(ConfigError, match="components=0"):
+        ImagePool("mnist", mixing=0.5, components=0)

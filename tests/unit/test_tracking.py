@@ -4,6 +4,8 @@ import logging
 import os
 import subprocess
 import sys
+import threading
+import time
 import types
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pandas as pd
 import pytest
 
 from dpforge.errors import ConfigError, PrivacyError, RunError
+from dpforge.experiment import tracking_wandb
 from dpforge.experiment.tracking import (
     CsvConfig,
     Tracker,
@@ -22,6 +25,7 @@ from dpforge.experiment.tracking import (
     public,
     without_credentials,
 )
+from dpforge.experiment.tracking_calls import Calls
 from dpforge.experiment.tracking_csv import MetricsCsv
 
 
@@ -29,11 +33,13 @@ class FakeRun:
     def __init__(self, module, options):
         self.module, self.options = module, options
         self.logged, self.summary, self.artifacts, self.exit_codes = [], {}, [], []
+        self.axes = {}
 
     def define_metric(self, name, step_metric):
-        assert (name, step_metric) == ("*", "step")
+        self.axes[name] = step_metric
 
     def log(self, values):
+        self.module.hold_log.wait()
         if self.module.broken:
             raise ConnectionError(f"refused {values}")
         self.logged.append(values)
@@ -57,12 +63,16 @@ class FakeWandb(types.ModuleType):
     def __init__(self):
         super().__init__("wandb")
         self.runs, self.broken, self.start_error = [], False, None
+        self.hold_init, self.hold_log = threading.Event(), threading.Event()
+        self.hold_init.set()
+        self.hold_log.set()
         self.Settings = lambda **options: options
         self.Image = lambda path: ("image", path)
         self.Table = lambda columns, data: ("table", columns, data)
         self.Artifact = FakeArtifact
 
     def init(self, **options):
+        self.hold_init.wait()
         if self.start_error:
             raise self.start_error
         self.runs.append(FakeRun(self, options))
@@ -73,7 +83,9 @@ class FakeWandb(types.ModuleType):
 def wandb(monkeypatch):
     module = FakeWandb()
     monkeypatch.setitem(sys.modules, "wandb", module)
-    return module
+    yield module
+    module.hold_init.set()
+    module.hold_log.set()
 
 
 def tracker(folder: Path, config=None, **changes) -> Tracker:
@@ -332,13 +344,73 @@ def test_a_wandb_failure_during_the_run_warns_once_and_shows_no_logged_value(tmp
     assert read(tmp_path)["step"].tolist() == [0, 1]
 
 
+@pytest.mark.parametrize("stage", ["hold_init", "hold_log"])
+def test_a_wandb_that_hangs_holds_up_neither_the_steps_nor_the_end_beyond_the_bound(
+    tmp_path, wandb, caplog, monkeypatch, stage
+):
+    monkeypatch.setattr(tracking_wandb, "_START_SECONDS", 0.2)
+    getattr(wandb, stage).clear()
+    start = time.monotonic()
+    with tracker(tmp_path, WandbConfig(patience_s=0.3)) as run:
+        for step in range(200):
+            run.log(step, {"loss": private(step)})
+        stepped = time.monotonic() - start
+    ended = time.monotonic() - start
+    assert stepped < 2
+    assert ended - stepped < 1.5
+    assert ["did not finish within 0.3 s" in r.getMessage() for r in caplog.records] == [True]
+    assert read(tmp_path)["step"].tolist() == list(range(200))
+    assert run.tainted["wandb project dpforge"] == ["loss"]
+
+
+def test_a_wandb_that_answers_late_gets_every_value_in_order(tmp_path, wandb, monkeypatch):
+    monkeypatch.setattr(tracking_wandb, "_START_SECONDS", 0.05)
+    wandb.hold_init.clear()
+    with tracker(tmp_path, WandbConfig()) as run:
+        for step in range(20):
+            run.log(step, {"x": dp(step)})
+        assert wandb.runs == []
+        wandb.hold_init.set()
+    assert [sent["x"] for sent in wandb.runs[0].logged] == list(range(20))
+    assert wandb.runs[0].exit_codes == [0]
+
+
+def test_calls_that_pile_up_are_refused_instead_of_filling_the_memory(monkeypatch):
+    monkeypatch.setattr("dpforge.experiment.tracking_calls.CAPACITY", 3)
+    calls, go = Calls("test"), threading.Event()
+    accepted = [calls.submit(go.wait) for _ in range(6)]
+    assert 3 <= sum(accepted) <= 4
+    assert accepted[-1] is False
+    assert not calls.wait(0.05)
+    go.set()
+    assert calls.wait(5)
+    calls.stop()
+
+
+@pytest.mark.parametrize(("axis", "metric"), [("step", "step"), ("epsilon", "privacy/epsilon_rdp")])
+def test_curves_are_drawn_over_steps_or_over_the_epsilon_spent(tmp_path, wandb, axis, metric):
+    with tracker(tmp_path, WandbConfig(x_axis=axis, job_type="sweep")):
+        pass
+    assert wandb.runs[0].axes == {"*": metric}
+    assert wandb.runs[0].options["job_type"] == "sweep"
+
+
+def test_logins_in_addresses_are_dropped():
+    config = {"proxy": "https://me:hunter2@host:80/x", "plain": "https://host/x@y"}
+    assert without_credentials(config) == {"proxy": "https://host:80/x", "plain": "https://host/x@y"}
+
+
 def test_all_mistakes_of_a_logger_are_reported_together():
     with pytest.raises(ConfigError) as caught:
-        WandbConfig(offline="no", project="", entity=" ", release="pubic", tags="adult")
+        WandbConfig(
+            offline="no", project="", entity=" ", release="pubic", tags="adult",
+            job_type="", x_axis="epsilonn", patience_s=0,
+        )  # fmt: skip
     text = str(caught.value)
-    assert len(caught.value.mistakes) == 5
+    assert len(caught.value.mistakes) == 8
+    assert "Did you mean 'epsilon'?" in text
     assert "Did you mean 'public'?" in text
-    for key in ("offline", "project", "entity", "tags"):
+    for key in ("offline", "project", "entity", "tags", "job_type", "patience_s"):
         assert f"logger.{key}=" in text
     with pytest.raises(ConfigError, match="release"):
         CsvConfig(release="none")

@@ -10,9 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rich.console import Console
-from rich.text import Text
-
 from dpforge.errors import ConfigError, DPForgeError, Interrupted
 
 FAILED = 1
@@ -83,6 +80,9 @@ def _place(error: BaseException) -> str:
 
 
 def _print(line: str) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
     text = Text(line)
     text.highlight_regex(r"^\w+Error:", "bold red")
     Console(stderr=True, soft_wrap=True, highlight=False).print(text)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
-from dpforge.cli.errors import FAILED, INTERRUPTED, clean_errors, describe, report
-from dpforge.errors import ConfigError, Interrupted
+from dpforge.cli.errors import clean_errors
+from dpforge.cli.jobs import Job, Jobs, print_table
+from dpforge.errors import ConfigError
+
+if TYPE_CHECKING:
+    from dpforge.config import Checked
 
 _NOT_OURS = {
     "experimental_rerun": "--experimental-rerun executes a pickle. Repeat the command of the run instead.",
@@ -19,40 +22,6 @@ _NOT_OURS = {
     "config_name": "--config-name is not used here. Choose an experiment: experiment=NAME.",
     "config_dir": "--config-dir is not used here. Set DPFORGE_CONF, or put files into conf/local.",
 }
-
-
-@dataclass(frozen=True)
-class Job:
-    """What became of one job: ``state`` is ok, skipped or failed."""
-
-    overrides: tuple[str, ...]
-    state: str
-    folder: Path | None
-    error: Exception | None = None
-
-
-class Jobs:
-    """The task that Hydra calls for every job; remembers what became of each.
-
-    It does not raise, so that a failed job does not stop the others of a sweep.
-    """
-
-    def __init__(self) -> None:
-        self.done: list[Job] = []
-        self.multirun = False
-
-    def __call__(self, config: Any) -> str:
-        from hydra.core.hydra_config import HydraConfig
-
-        hydra = HydraConfig.get()
-        overrides = tuple(hydra.overrides.task)
-        job = _run_job(config, overrides, dict(hydra.runtime.choices))
-        if job.error is not None and self.multirun:
-            report(job.error)
-        self.done.append(job)
-        if self.multirun and isinstance(job.error, Interrupted):
-            sys.exit(INTERRUPTED)  # the signal was meant for the sweep, not for one job
-        return job.state
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -64,21 +33,37 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _main() -> int:
-    from dpforge.config import check, stamp
-
     args = _arguments()
-    jobs = Jobs()
-    if _runs_something(args):
-        jobs.multirun = check(args.overrides, multirun=args.multirun).multirun
+    if args.help:
+        from dpforge.cli.helping import print_help
+
+        print_help(args.overrides)
+        return 0
+    if not _runs_something(args):
+        _hydra()
+        return 0
+    return _run_all(args)
+
+
+def _run_all(args: argparse.Namespace) -> int:
+    from dpforge.config import check, stamp
+    from dpforge.experiment.skipping import finished
+
+    checked = check(args.overrides, multirun=args.multirun, finished=finished)
+    if checked.nothing_left:
+        _show_finished(checked)
+        return 0
     stamp()
+    jobs = Jobs(multirun=checked.multirun)
     try:
-        _hydra(jobs)
+        with _stopping_all(jobs):
+            _launch(jobs, args.overrides)
     finally:
         if jobs.multirun:
-            _print_table(jobs.done)
-    if not jobs.multirun and jobs.done and jobs.done[0].error is not None:
-        raise jobs.done[0].error
-    return FAILED if any(job.state == "failed" for job in jobs.done) else 0
+            print_table(jobs.done)
+    if not jobs.multirun and jobs.error is not None:
+        raise jobs.error
+    return jobs.exit_code()
 
 
 def _arguments() -> argparse.Namespace:
@@ -95,10 +80,59 @@ def _arguments() -> argparse.Namespace:
 
 
 def _runs_something(args: argparse.Namespace) -> bool:
-    return not (args.help or args.hydra_help or args.cfg or args.shell_completion or args.info)
+    return not (args.hydra_help or args.cfg or args.shell_completion or args.info)
 
 
-def _hydra(task: Jobs) -> None:
+def _show_finished(checked: Checked) -> None:
+    from dpforge.experiment.rundir import RunDir
+    from dpforge.experiment.skipping import SKIPPED, announce
+
+    if checked.multirun:
+        print_table([Job(words, "skipped", str(found.folder)) for words, found in checked.finished])
+        return
+    announce(RunDir(checked.finished[0][1].folder), SKIPPED)
+
+
+@contextmanager
+def _stopping_all(jobs: Jobs) -> Iterator[None]:
+    """Let SIGTERM end a sweep as Ctrl-C does, so that its table is still printed."""
+    import signal
+    import threading
+
+    if not jobs.multirun or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _launch(jobs: Jobs, overrides: Sequence[str]) -> None:
+    """Let Hydra compose the runs and hand them to the launcher."""
+    from hydra import version
+    from hydra._internal.hydra import Hydra
+    from hydra._internal.utils import create_config_search_path
+    from hydra.core.global_hydra import GlobalHydra
+
+    from dpforge.config import conf_dir, register
+    from dpforge.configuration.composing import COMPOSITION_ERRORS, explain
+
+    register()
+    version.setbase("1.3")
+    hydra = Hydra.create_main_hydra2("dpforge", create_config_search_path(str(conf_dir())))
+    start = hydra.multirun if jobs.multirun else hydra.run
+    try:
+        start("config", jobs, list(overrides))
+    except COMPOSITION_ERRORS as error:
+        raise ConfigError(explain(error)) from None
+    finally:
+        GlobalHydra.instance().clear()
+
+
+def _hydra() -> None:
+    """Answer what Hydra knows: the configuration, its own help, shell completion."""
     import hydra
 
     from dpforge.config import conf_dir, register
@@ -107,56 +141,13 @@ def _hydra(task: Jobs) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra hand its errors to us instead of printing them
     register()
 
-    def dpforge_job(config: Any) -> str:
-        return task(config)
+    def dpforge_job(config: Any) -> None:
+        raise ConfigError("nothing was asked for. 'dpforge --help' shows what there is.")
 
     try:
         hydra.main(config_path=str(conf_dir()), config_name="config", version_base="1.3")(dpforge_job)()
     except COMPOSITION_ERRORS as error:
         raise ConfigError(explain(error)) from None
-
-
-def _run_job(config: Any, overrides: Sequence[str], choices: Mapping[str, str]) -> Job:
-    folder: Path | None = None
-    try:
-        from dpforge.config import check_stamp
-        from dpforge.experiment.runner import run
-
-        check_stamp()
-        identity = _identity(config, choices)
-        folder = identity.folder
-        outcome = run(config, identity=identity, overrides=list(overrides))
-    except Exception as error:
-        return Job(tuple(overrides), "failed", folder, error)
-    state = "skipped" if outcome.skipped else "ok"
-    return Job(tuple(overrides), state if outcome.ok else "failed", outcome.path)
-
-
-def _identity(config: Any, choices: Mapping[str, str]) -> Any:
-    from dpforge.config import build
-    from dpforge.identity import identify
-
-    schema = build(config).dataset.public_schema()
-    return identify(config, schema, choices)
-
-
-def _print_table(jobs: Sequence[Job]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    colours = {"ok": "green", "skipped": "cyan", "failed": "red"}
-    studies = sorted({str(job.folder.parent) for job in jobs if job.folder is not None})
-    elsewhere = "" if jobs else "they ran in other processes; status.json in each run folder tells more"
-    table = Table(title="Runs of this sweep", caption=", ".join(studies) or elsewhere)
-    for name in ("#", "state", "folder"):
-        table.add_column(name, no_wrap=True)
-    table.add_column("overrides", overflow="fold")
-    for number, job in enumerate(jobs):
-        what = describe(job.error)[0] if job.error is not None else " ".join(job.overrides)
-        folder = job.folder.name if job.folder is not None else "-"
-        table.add_row(str(number), Text(job.state, colours[job.state]), Text(folder), Text(what))
-    Console().print(table)
 
 
 if __name__ == "__main__":

@@ -7,14 +7,15 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dpforge.configuration.building import Experiment, experiment_of, instantiate_components, value_mistakes
+from dpforge.configuration.building import experiment_of, instantiate_components, value_mistakes
+from dpforge.configuration.checked import Checked, CheckedRun
 from dpforge.configuration.composing import (
     COMPOSITION_ERRORS,
     Composition,
@@ -26,7 +27,7 @@ from dpforge.configuration.composing import (
     is_sweep,
     parse_overrides,
 )
-from dpforge.configuration.keys import group_mistake, node_mistakes, override_mistake
+from dpforge.configuration.keys import COMPONENTS, group_mistake, node_mistakes, override_mistake
 from dpforge.configuration.places import groups
 from dpforge.errors import ConfigError, DPForgeError
 from dpforge.identity import Identity, canonical, identify
@@ -36,48 +37,25 @@ _Mistake = tuple[str, str]  # the component that it keeps from being built, and 
 _NO_COMPONENT = ""
 
 
-@dataclass(frozen=True)
-class CheckedRun:
-    """One run that passed every check.
-
-    Args:
-        overrides: The words that compose it.
-        config: The composed configuration.
-        experiment: Its components.
-        schema: The public schema of its training data.
-        plan: What it is authorised to spend.
-        identity: Where it will live.
-    """
-
-    overrides: tuple[str, ...]
-    config: DictConfig
-    experiment: Experiment
-    schema: Any
-    plan: Any
-    identity: Identity
+Finished = Callable[[Any, Path], bool]
 
 
-@dataclass(frozen=True)
-class Checked:
-    """The runs a command line stands for; ``total`` counts those beyond the 256 checked ones too."""
-
-    runs: tuple[CheckedRun, ...]
-    multirun: bool
-    total: int
-
-
-def check(overrides: Sequence[str] = (), *, multirun: bool | None = None) -> Checked:
+def check(
+    overrides: Sequence[str] = (), *, multirun: bool | None = None, finished: Finished | None = None
+) -> Checked:
     """Check a command line without reading data.
 
     Args:
         overrides: The words after ``dpforge``.
         multirun: Whether ``-m`` was given. None accepts a sweep either way.
+        finished: Says of a data source and a run folder that the run is finished. What is finished passed
+            every check when it began: it is listed apart, and neither calibrated nor built.
 
     Raises:
         ConfigError: All mistakes of all jobs together, each once.
     """
     with hydra_session():
-        return _Checker().check(overrides, multirun)
+        return _Checker(finished).check(overrides, multirun)
 
 
 def check_delta(privacy: Any, schema: Any) -> None:
@@ -105,7 +83,9 @@ def check_release(privacy: Any, schema: Any) -> None:
 class _Checker:
     """The checks of one command line; keeps what several jobs of a sweep share."""
 
-    def __init__(self) -> None:
+    def __init__(self, finished: Finished | None = None) -> None:
+        self.is_finished = finished
+        self.finished: list[tuple[tuple[str, ...], Identity]] = []
         self.groups = groups()
         self.plans: dict[str, Any] = {}
         self.bases: dict[tuple[str, ...], Composition] = {}
@@ -120,12 +100,14 @@ class _Checker:
         runs: list[CheckedRun] = []
         for words in jobs:
             try:
-                runs.append(self._job(words))
+                run = self._job(words)
             except ConfigError as error:
                 mistakes += error.mistakes
+                continue
+            runs += [run] if run is not None else []
         if mistakes:
             raise ConfigError(list(dict.fromkeys(mistakes)))
-        return Checked(tuple(runs), bool(multirun) or from_files, total)
+        return Checked(tuple(runs), bool(multirun) or from_files, total, tuple(self.finished), enumerable)
 
     def _sweep_of(self, parsed: Sequence[Override]) -> tuple[list[Override], bool, bool]:
         """The sweep written in the files, whether they ask for one, and whether its jobs can be listed."""
@@ -141,9 +123,13 @@ class _Checker:
     def _is_choice(self, override: Override) -> bool:
         return override.key_or_group in self.groups and group_mistake(override, self.groups) is None
 
-    def _job(self, words: tuple[str, ...]) -> CheckedRun:
+    def _job(self, words: tuple[str, ...]) -> CheckedRun | None:
         composition, mistakes = self._compose(words)
         config = composition.config
+        done = None if mistakes else self._finished(composition)
+        if done is not None:
+            self.finished.append((words, done))
+            return None
         mistakes += node_mistakes(config)
         unresolved = _interpolation_mistakes(config)
         mistakes += unresolved
@@ -156,6 +142,20 @@ class _Checker:
             raise ConfigError(texts)
         identity = identify(config, schema, composition.choices)
         return CheckedRun(words, config, experiment_of(built, config), schema, plan, identity)
+
+    def _finished(self, composition: Composition) -> Identity | None:
+        """The identity of a run that is finished; builds nothing but its data source."""
+        config = composition.config
+        if self.is_finished is None or value_mistakes(config) or _interpolation_mistakes(config):
+            return None
+        if any(component == "dataset" for component, _ in node_mistakes(config, ("dataset",))):
+            return None
+        built, _ = instantiate_components(config, frozenset(COMPONENTS) - {"dataset"})
+        schema, _ = _attempt(built["dataset"].public_schema) if "dataset" in built else (None, [])
+        if schema is None:
+            return None
+        identity = identify(config, schema, composition.choices)
+        return identity if self.is_finished(built["dataset"], identity.folder) else None
 
     def _compose(self, words: Sequence[str]) -> tuple[Composition, list[_Mistake]]:
         """Compose what can be composed; a wrong choice or key is a mistake and is left out."""

@@ -93,12 +93,18 @@ def known_keys(config: DictConfig) -> Iterator[str]:
             yield from (f"{path}.{name}" for name in accepted if name not in value)
 
 
-def node_mistakes(config: DictConfig) -> list[tuple[str, str]]:
-    """Return what is wrong with the keys and targets, as pairs of top-level key and text."""
+def node_mistakes(config: DictConfig, components: Sequence[str] | None = None) -> list[tuple[str, str]]:
+    """Return what is wrong with the keys and targets, as pairs of top-level key and text.
+
+    Args:
+        config: The whole configuration.
+        components: Look at these top-level keys only; the libraries of the others are not imported.
+    """
     mistakes = [
         (str(key), unknown_key(str(key), config)) for key in config if key not in (*COMPONENTS, *VALUES)
     ]
-    for path, value in _walk(OmegaConf.to_container(config, resolve=False)):
+    nodes = config if components is None else OmegaConf.masked_copy(config, list(components))
+    for path, value in _walk(OmegaConf.to_container(nodes, resolve=False)):
         texts = []
         if value == "???":
             texts.append(f"'{path}' is not set and has no default: add {path}=VALUE.")

@@ -10,6 +10,7 @@ import io
 import json
 import pickle
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,9 +30,11 @@ MAX_BYTES = 2**33
 _TEXT_BYTES = 2**24
 Parts = dict[str, Images]
 _IDX_UINT8 = 0x08
+_LAST_LETTER = 0x10FFFF
 _BROKEN = (
     OSError, EOFError, ValueError, KeyError, TypeError, SyntaxError, zlib.error, gzip.BadGzipFile,
     struct.error, zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, AttributeError, IndexError,
+    tokenize.TokenError,
 )  # fmt: skip
 
 
@@ -112,6 +115,11 @@ def _npy(member: IO[bytes], name: str, max_bytes: int) -> np.ndarray:
     if dtype.hasobject:
         raise DataError(f"{name} holds Python objects, which are not read; store numbers")
     flat: np.ndarray = _filled(member, (int(np.prod(shape, dtype=object)) * dtype.itemsize,), name, max_bytes)
+    if (
+        dtype.kind == "U"
+        and flat.view(np.dtype("u4").newbyteorder(dtype.byteorder)).max(initial=0) > _LAST_LETTER
+    ):
+        raise DataError(f"{name} holds text that is none; write the file again")
     return flat.view(dtype).reshape(shape, order="F" if fortran else "C")
 
 

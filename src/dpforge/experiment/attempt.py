@@ -4,35 +4,123 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
+import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
-from dpforge.errors import DPForgeError, Interrupted, RunError
+from dpforge.config import conf_digest
+from dpforge.errors import DPForgeError, Interrupted, RunError, RunLocked
+from dpforge.experiment.environment import git_commit, source_digest
 from dpforge.experiment.rundir import RunDir
 
+HEARTBEAT_SECONDS = 10.0
+# Someone who only asks whether the run is held holds it for an instant.
+_PATIENCE_SECONDS = 0.3
 _log = logging.getLogger("dpforge")
 
 
 @contextmanager
 def locked(folder: RunDir) -> Iterator[None]:
-    """Hold the folder; raises ``RunError`` at once if another process works on it."""
-    lock = FileLock(folder.lock, timeout=0)
+    """Hold the folder; its lock file is touched now and then, so that others see how fresh it is.
+
+    Raises:
+        RunLocked: Another process works on it.
+    """
+    lock = FileLock(folder.lock, timeout=_PATIENCE_SECONDS)
     try:
-        with lock:
-            yield
+        lock.acquire()
     except Timeout as error:
-        raise RunError(
+        raise RunLocked(
             f"another process works on {folder.root}. Wait for it, or use another study=… or seed=…."
         ) from error
+    try:
+        with _heartbeat(folder.lock):
+            yield
+    finally:
+        lock.release()
+
+
+def is_held(folder: RunDir) -> bool:
+    """Whether a process works on the run now; one that was killed holds nothing."""
+    if not folder.lock.is_file():
+        return False
+    try:
+        with FileLock(folder.lock, timeout=0):
+            return False
+    except Timeout:
+        return True
+    except OSError:  # a folder that may only be read: nobody here can work on it either
+        return False
+
+
+@contextmanager
+def _heartbeat(path: Path) -> Iterator[None]:
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(HEARTBEAT_SECONDS):
+            with suppress(OSError):
+                os.utime(path)
+
+    with suppress(OSError):
+        os.utime(path)
+    thread = threading.Thread(target=beat, name="dpforge heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
 
 
 @contextmanager
 def recorded(folder: RunDir) -> Iterator[None]:
-    """Log to the run folder; record how the attempt ended."""
+    """Log to the run folder; record with which code the attempt was made and how it ended."""
+    with _logged(folder), _attempt(folder):
+        yield
+
+
+@contextmanager
+def _attempt(folder: RunDir) -> Iterator[None]:
+    earlier = list(folder.status().get("attempts", ()))
+    this: dict[str, Any] = {
+        "started": _now(),
+        "source": source_digest(),
+        "git": git_commit(),
+        "conf_digest": conf_digest(),
+        "host": platform.node(),
+        "pid": os.getpid(),
+    }
+
+    def note(outcome: str) -> None:
+        with suppress(OSError, RunError):  # a full disk must not hide what ended the attempt
+            state = str(folder.status()["state"])
+            folder.set_status(state, attempts=[*earlier, {**this, "outcome": outcome, "ended": _now()}])
+
+    folder.set_status(str(folder.status()["state"]), attempts=[*earlier, this])
+    try:
+        yield
+    except (Interrupted, KeyboardInterrupt):
+        note("interrupted")
+        raise
+    except Exception:
+        note("failed")
+        raise
+    note("done")
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+@contextmanager
+def _logged(folder: RunDir) -> Iterator[None]:
     try:
         handler = _LogFile(folder.log, encoding="utf-8")
     except OSError as error:

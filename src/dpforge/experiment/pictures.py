@@ -12,7 +12,7 @@ import pandas as pd
 from dpforge.data import Dataset, Images
 from dpforge.evaluation import Headline, Results, headline
 from dpforge.experiment import plots, plots_columns, plots_dependence
-from dpforge.experiment.pictures_images import draw_images
+from dpforge.experiment.pictures_images import ALIGNED, draw_images
 from dpforge.experiment.rundir import RunDir
 from dpforge.experiment.stages import Work
 from dpforge.experiment.tracking import Visibility
@@ -45,8 +45,12 @@ def draw(work: Work, data: Any, fitted: Any, synthetic: Synthetic, results: Resu
     plots.scores(ranged, folder / "scores.png")
     _draw_training(work.folder, work.access.ledger.plan)
     for path in sorted(folder.rglob("*.png")):
-        visibility = Visibility.PUBLIC if path.stem == "epsilon" else Visibility.PRIVATE
-        tracker.image(f"plots/{path.stem}", path, visibility)
+        tracker.image(f"plots/{path.stem}", path, _visibility(path))
+
+
+def _visibility(path: Path) -> Visibility:
+    known = {"epsilon": Visibility.PUBLIC, ALIGNED: Visibility.DP}
+    return known.get(path.stem, Visibility.PRIVATE)
 
 
 def _draw_table(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dpforge.errors import RunError
-from dpforge.generators.storage import write_atomic
+from dpforge.generators.atomic import write_atomic
 
 STATES = ("planned", "running", "done", "failed")
 
@@ -140,17 +140,13 @@ class RunDir:
         """Return the SHA-256 of every file that the certificate covers, by path below the run folder."""
         samples = [path for path in sorted(self.synthetic.parent.rglob("*")) if path.suffix != ".tmp"]
         files = [self.schema, *samples, *sorted(self.model.glob("model.*"))]
-        return {
-            file.relative_to(self.root).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
-            for file in files
-            if file.is_file()
-        }
+        return {file.relative_to(self.root).as_posix(): _digest(file) for file in files if file.is_file()}
 
     def create(self) -> None:
         """Make the folders.
 
         Raises:
-            RunError: The place cannot be written.
+            RunError: The place cannot be written, or a file of the run is a link to another place.
         """
         try:
             for folder in (self.root, self.checkpoints, self.model, self.synthetic.parent, self.plots):
@@ -161,6 +157,10 @@ class RunDir:
                 f"the run folder {self.root} cannot be made ({error.strerror})."
                 " Choose a writable place with output_root=…"
             ) from error
+        written = (self.ledger, self.log, self.traceback, self.metrics_csv, self.status_file, self.config)
+        for path in (*written, self.private, self.private / "key", self.lock):
+            if path.is_symlink():
+                raise RunError(f"{path} is a link to another place, which is not written. Delete the link.")
 
     def write_json(self, path: Path, content: Mapping[str, Any]) -> None:
         """Write JSON atomically; raises ``RunError`` if the disk is full or read-only."""
@@ -212,17 +212,28 @@ class RunDir:
 
     def complete(self) -> bool:
         """Whether the run ended and all that it made is still here."""
-        made = (self.ledger, self.certificate, self.metrics)
+        made = (self.ledger, self.certificate, self.metrics, self.schema)
         ended = self.status()["state"] == "done" and self.fitted() and self.sampled()
-        return ended and all(path.is_file() for path in made)
+        return ended and all(path.is_file() for path in made) and self.intact("sample")
 
     def sampled(self) -> bool:
         """Whether the synthetic table or the synthetic images are here."""
         return self.synthetic.is_file() or self.images.is_file()
 
     def fitted(self) -> bool:
-        """Whether the fit ended and its model is still here."""
-        return self.stage_seconds("fit") is not None and (self.model / "model.json").is_file()
+        """Whether the fit ended and its model is still here, as it was; a damaged one is made again."""
+        here = self.stage_seconds("fit") is not None and (self.model / "model.json").is_file()
+        return here and self.intact("fit")
+
+    def intact(self, stage: str) -> bool:
+        """Whether the files that a finished stage made are still here and unaltered, where it noted them."""
+        noted = self.status()["stages"].get(stage, {}).get("files", {})
+        return all(_digest(self.root / name) == digest for name, digest in noted.items())
+
+    def _made(self, stage: str) -> dict[str, str]:
+        files = {"fit": sorted(self.model.glob("model.*")), "sample": [self.synthetic, self.images]}
+        made = [path for path in files.get(stage, ()) if path.is_file() and path.suffix != ".tmp"]
+        return {path.relative_to(self.root).as_posix(): _digest(path) for path in made}
 
     def set_status(self, state: str, **changes: Any) -> None:
         """Change the state of the run."""
@@ -231,9 +242,18 @@ class RunDir:
     def finish_stage(self, name: str, seconds: float) -> None:
         """Record that a stage is complete; later attempts skip it."""
         stages = self.status()["stages"]
-        self.set_status("running", stages={**stages, name: {"seconds": round(seconds, 3)}})
+        made = {"seconds": round(seconds, 3), "files": self._made(name)}
+        self.set_status("running", stages={**stages, name: made})
 
     def stage_seconds(self, name: str) -> float | None:
         """Return how long a finished stage took, or ``None`` if it is not finished."""
         stage = self.status()["stages"].get(name)
         return None if stage is None else float(stage["seconds"])
+
+
+def _digest(path: Path) -> str:
+    """Return the SHA-256 of a file; an empty text for one that is gone or cannot be read."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return ""

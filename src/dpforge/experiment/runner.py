@@ -22,12 +22,13 @@ from dpforge.evaluation import Results, headline
 from dpforge.experiment import pictures, stages
 from dpforge.experiment.attempt import locked, recorded
 from dpforge.experiment.certificate import make_certificate
-from dpforge.experiment.display import print_summary, progress, warning_line
+from dpforge.experiment.display import print_summary, progress
 from dpforge.experiment.environment import check_same_numerics, environment
 from dpforge.experiment.rundir import RunDir
 from dpforge.experiment.scores import run_facts, write_scores
+from dpforge.experiment.skipping import SKIPPED, announce
 from dpforge.experiment.stages import StopFlag, Work
-from dpforge.experiment.tracking import Tracker
+from dpforge.experiment.tracking import Tracker, Visibility
 from dpforge.generators.base import Fitted, Synthetic
 from dpforge.identity import Identity
 from dpforge.privacy.accounting import DISCRETIZATION
@@ -75,7 +76,7 @@ def run(config: DictConfig, *, identity: Identity, overrides: Sequence[str] = ()
     with locked(folder):
         if folder.complete():
             _check_own_data(folder, experiment)
-            _announce(folder, "finished already; nothing was run again")
+            announce(folder, SKIPPED)
             return RunOutcome(folder.root, skipped=True, ok=True)
         _prepare(folder, config, experiment, overrides)
         with recorded(folder):
@@ -109,6 +110,10 @@ def stored_config(folder: RunDir) -> DictConfig:
         ) from error
     if not isinstance(config, DictConfig):
         raise RunError(f"{folder.config} does not hold a configuration. Restore the file.")
+    if "${" in folder.config.read_text(
+        encoding="utf-8"
+    ):  # what a run wrote is resolved; another could read secrets
+        raise RunError(f"{folder.config} holds an interpolation, which no run writes. Restore the file.")
     return config
 
 
@@ -124,7 +129,7 @@ def _complete(folder: RunDir, experiment: Experiment, identity: Identity) -> Non
         run_id=identity.run_id,
         study=experiment.study,
         name=identity.slug,
-        run_config=_logged_config(folder),
+        run_config=_logged_config(folder, experiment),
         on_taint=ledger.taint,
     )
     with tracker, StopFlag().installed() as flag:
@@ -139,8 +144,9 @@ def _complete(folder: RunDir, experiment: Experiment, identity: Identity) -> Non
                     stage.advance()
         facts = run_facts(work, len(synthetic))
         write_scores(work, results, facts)
-    ledger.close()
-    folder.write_json(folder.certificate, make_certificate(ledger, folder.released()))
+        ledger.close()
+        folder.write_json(folder.certificate, make_certificate(ledger, folder.released()))
+        tracker.artifact(folder.certificate, Visibility.PUBLIC)
     folder.set_status("done")
     print_summary(facts, headline(results))
 
@@ -179,7 +185,8 @@ def noise_key(folder: RunDir, experiment: Experiment, ledger: Ledger) -> KeyedRa
     if not path.is_file():
         if ledger.begun and kind != "seeded":
             raise PrivacyError(f"private/key of {folder.root} is gone: {_NO_KEY}")
-        (folder.private / "data.commitment").unlink(missing_ok=True)
+        if not ledger.begun:
+            (folder.private / "data.commitment").unlink(missing_ok=True)
         folder.write_secret(path, fresh_random(kind, experiment.privacy.seed).key)
     key = path.read_bytes()
     if len(key) != KEY_BYTES:
@@ -225,7 +232,7 @@ def bound_data(
             if ledger.begun:
                 raise PrivacyError(f"private/data.commitment of {folder.root} is gone: {_NO_KEY}")
             folder.write_secret(path, commitment.encode())
-        elif path.read_text() != commitment:
+        elif path.read_bytes() != commitment.encode():
             raise RunError(
                 "the data are not those the run was started with; noise that was drawn for one table is never"
                 " used for another. Use another study=…, or delete the run folder."
@@ -243,14 +250,12 @@ def _check_own_data(folder: RunDir, experiment: Experiment) -> None:
     bound_data(folder, experiment, noise_key(folder, experiment, ledger), ledger)()
 
 
-def _logged_config(folder: RunDir) -> dict[str, Any]:
+def _logged_config(folder: RunDir, experiment: Experiment) -> dict[str, Any]:
+    """Return the configuration for the trackers; to a public one, without the place of the data."""
     content = OmegaConf.to_container(OmegaConf.load(folder.config), resolve=True)
-    return {str(key): value for key, value in content.items()} if isinstance(content, dict) else {}
-
-
-def _announce(folder: RunDir, text: str) -> None:
-    certificate = folder.read_json(folder.certificate)
-    epsilon = certificate["epsilon"]
-    facts = {"epsilon": epsilon, "rng": certificate["rng"]}
-    stated = warning_line(facts) or f"ε {epsilon:.4g} at δ {certificate['delta']:g}"
-    print(f"{folder.root}: {text} ({stated})")
+    if not isinstance(content, dict):
+        return {}
+    dataset = content.get("dataset")
+    if getattr(experiment.logger, "release", "all") == "public" and isinstance(dataset, dict):
+        content["dataset"] = {k: Path(v).name if k == "path" and v else v for k, v in dataset.items()}
+    return {str(key): value for key, value in content.items()}

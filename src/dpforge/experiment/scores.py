@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pandas as pd
 from rich.console import Console
 
 from dpforge.evaluation import Results, attack_notes, headline
@@ -36,6 +37,8 @@ def write_scores(work: Work, results: Results, facts: dict[str, Any]) -> None:
         if v["value"] is not None
     }
     work.tracker.summary({**private, **own})
+    if work.folder.preview.is_file():
+        work.tracker.table("samples/preview", pd.read_csv(work.folder.preview), Visibility.DP)
     for released in (work.folder.preview, work.folder.grid):
         if released.is_file():
             work.tracker.artifact(released, Visibility.DP)

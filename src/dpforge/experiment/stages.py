@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from signal import SIGINT, SIGTERM, getsignal, signal
+from signal import SIGINT, SIGTERM, SIGUSR1, getsignal, signal
 from typing import Any
 
 import torch
@@ -25,9 +25,11 @@ from dpforge.generators.storage import load_state
 from dpforge.privacy.mechanisms import PrivateAccess
 from dpforge.privacy.rng import public_random
 
+_ASKS_TO_STOP = (SIGTERM, SIGINT, SIGUSR1)
+
 
 class StopFlag:
-    """Becomes true on SIGTERM or the first Ctrl-C; the run then ends at its next step."""
+    """Becomes true on SIGTERM, SIGUSR1 or the first Ctrl-C; the run then ends at its next step."""
 
     def __init__(self) -> None:
         self.raised = False
@@ -51,7 +53,7 @@ class StopFlag:
         if threading.current_thread() is not threading.main_thread():
             yield self
             return
-        before = {number: getsignal(number) for number in (SIGTERM, SIGINT)}
+        before = {number: getsignal(number) for number in _ASKS_TO_STOP}
         try:
             for number in before:
                 signal(number, self._handle)

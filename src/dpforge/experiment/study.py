@@ -17,6 +17,7 @@ from yaml import YAMLError
 
 from dpforge.errors import PrivacyError, RunError
 from dpforge.experiment.rundir import RunDir
+from dpforge.experiment.study_metrics import column_names
 from dpforge.experiment.study_settings import differing, flat, shown
 from dpforge.identity import canonical
 from dpforge.privacy.events import Event
@@ -34,6 +35,7 @@ class Score(NamedTuple):
     ceiling: float = math.nan
     normalised: float = math.nan
     private: bool = True
+    protocol: str = ""
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,8 @@ class Study:
 def read_study(folder: Path) -> Study:
     """Read every run folder below ``folder``, however deep; other folders are passed over.
 
+    Scores of one data set that were measured by different protocols get names of their own.
+
     Raises:
         RunError: ``folder`` is missing or holds no run.
     """
@@ -143,7 +147,7 @@ def read_study(folder: Path) -> Study:
             ignored.append((path, f"its configuration cannot be read ({type(error).__name__})"))
     if not found:
         raise RunError(f"no readable run below '{folder}': a run folder holds config.yaml and status.json.")
-    return Study(folder, tuple(sorted(_with_settings(found), key=_order)), tuple(ignored))
+    return Study(folder, tuple(sorted(_in_columns(_with_settings(found)), key=_order)), tuple(ignored))
 
 
 def run_folders(folder: Path) -> Iterator[Path]:
@@ -251,6 +255,7 @@ def _scores(content: dict[str, Any]) -> tuple[dict[str, Score], dict[str, int]]:
             number(key),
             *(number(context + key) for context in contexts),
             private=entries[key].get("visibility") != "public",
+            protocol=str(entries[key].get("protocol_id") or f"v{entries[key].get('version')}"),
         )
         for key in names
     }
@@ -276,6 +281,14 @@ def _with_settings(found: list[tuple[RunRecord, dict[str, Any]]]) -> Iterator[Ru
     for record, config in found:
         keys = differing(groups[record.model, record.dataset])
         yield replace(record, settings={key: shown(config.get(key)) for key in keys})
+
+
+def _in_columns(found: Iterator[RunRecord]) -> Iterator[RunRecord]:
+    runs = list(found)
+    places = [(run.dataset, key, s.protocol) for run in runs for key, s in run.scores.items()]
+    names = column_names(places)
+    for run in runs:
+        yield replace(run, scores={names[run.dataset, k, s.protocol]: s for k, s in run.scores.items()})
 
 
 def _order(run: RunRecord) -> tuple[Any, ...]:

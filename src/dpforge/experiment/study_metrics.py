@@ -57,12 +57,15 @@ _NAMES = {
     "utility/accuracy_mlp": "accuracy, MLP",
     "utility/accuracy_cnn": "accuracy, CNN",
     "utility/accuracy_resnet": "accuracy, ResNet",
+    "utility/student_accuracy": "accuracy, student",
     "utility/student_accuracy_best": "accuracy, best epoch of the student on test data",
+    "utility/teacher_accuracy": "accuracy, teacher",
     "fidelity/frechet_inception_v3": "FID",
     "fidelity/precision_inception_v3": "precision, Inception",
     "fidelity/recall_inception_v3": "recall, Inception",
     "fidelity/inception_score_inception_v3": "Inception score",
 }
+_PROTOCOL = " (protocol "
 _MEASURES = {"auroc": "AUROC", "r2": "R²", "rmse": "RMSE"}
 _LEARNERS = {"lr": "LR", "hgb": "HGB", "rf": "RF", "mlp": "MLP"}
 FIDELITY = (
@@ -90,6 +93,9 @@ LEADING = (
     "fidelity/pmse_ratio_main",
     "fidelity/pmse_ratio_pairwise",
     *UTILITY,
+    "utility/student_accuracy",
+    "utility/student_accuracy_best",
+    "utility/teacher_accuracy",
     "legacy/sra",
     "legacy/wasserstein_ratio",
     "legacy/pmse_ratio",
@@ -118,8 +124,34 @@ def direction(metric: str) -> str:
     return "higher is better" if math.isinf(goal) else f"{goal:g} is best"
 
 
+def column_names(measured: Iterable[tuple[str, str, str]]) -> dict[tuple[str, str, str], str]:
+    """The column that a value stands in, by (data set, metric, protocol).
+
+    It is the metric, unless values of one data set were measured by several protocols. Those do not compare:
+    each protocol has a column of its own, named after it, and none keeps the plain name.
+    """
+    places = set(measured)
+    protocols: dict[tuple[str, str], set[str]] = {}
+    for dataset, metric, protocol in places:
+        protocols.setdefault((dataset, metric), set()).add(protocol)
+    apart = {metric for (_, metric), found in protocols.items() if len(found) > 1}
+    return {
+        place: f"{place[1]}{_PROTOCOL}{place[2][:8]})" if place[1] in apart else place[1] for place in places
+    }
+
+
+def of_one_protocol(metric: str) -> bool:
+    """Whether a column holds one protocol of several; see :func:`column_names`."""
+    return _PROTOCOL in metric
+
+
 def shown_name(metric: str) -> str:
     """The metric's name in tables and pictures; its key where it has no shorter one."""
+    metric, apart, protocol = metric.partition(_PROTOCOL)
+    return _shown(metric) + apart + protocol
+
+
+def _shown(metric: str) -> str:
     if metric in _NAMES:
         return _NAMES[metric]
     parts = metric.removeprefix("utility/").split("_")

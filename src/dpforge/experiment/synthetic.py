@@ -43,12 +43,18 @@ def preview_images(made: Images, classes: int) -> list[np.ndarray]:
 
 def read_synthetic(folder: RunDir, schema: Schema | ImageSchema) -> Synthetic:
     """Read back what :func:`write_synthetic` wrote; raises ``RunError`` if it is damaged."""
+    if not folder.intact("sample"):
+        raise _damaged(folder, "they are not those that were written")
     try:
         if isinstance(schema, ImageSchema):
             return read_samples(folder.images, schema)[0]
         return pd.read_parquet(folder.synthetic)
     except (OSError, ValueError, DataError) as error:
-        raise RunError(
-            f"the samples of {folder.root} are damaged ({type(error).__name__}). Delete the folder 'samples'"
-            " of the run and start the same command again; sampling again costs no privacy."
-        ) from error
+        raise _damaged(folder, type(error).__name__) from error
+
+
+def _damaged(folder: RunDir, why: str) -> RunError:
+    return RunError(
+        f"the samples of {folder.root} are damaged ({why}). Delete the folder 'samples' of the run and start"
+        " the same command again; sampling again costs no privacy."
+    )

@@ -5,8 +5,6 @@ A sink that receives a private value is tainted, and the run's ledger is told be
 
 from __future__ import annotations
 
-import logging
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -14,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 from dpforge.errors import PrivacyError
 from dpforge.experiment.tracking_config import CsvConfig, TrackerConfig, WandbConfig
 from dpforge.experiment.tracking_csv import STEP, MetricsCsv
+from dpforge.experiment.tracking_wandb import WandbRun, without_credentials
 from dpforge.experiment.visibility import (
     UntypedValueError,
     Value,
@@ -31,20 +30,16 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CsvConfig", "Tracker", "UntypedValueError", "Value", "Visibility", "WandbConfig", "WandbRun",
-    "dp", "private", "public",
+    "dp", "private", "public", "without_credentials",
 ]  # fmt: skip
-
-_log = logging.getLogger(__name__)
-_CREDENTIAL = re.compile(r"key|token|secret|password", re.IGNORECASE)
-_START_SECONDS = 30
-_FINISH_SECONDS = 120
 
 
 class Tracker:
     """Sends the values of one run to its sinks and remembers which sinks saw private ones.
 
     Use as a context manager; leaving it closes the CSV and the W&B run, also after an error. W&B never
-    stops a run: if it fails, one warning is logged and the CSV goes on. Use from one thread.
+    stops a run, and delays it by no more than ``WandbConfig`` allows: if it fails, one warning is logged and
+    the CSV goes on. Use from one thread.
 
     Args:
         config: ``CsvConfig`` or ``WandbConfig``.
@@ -54,7 +49,7 @@ class Tracker:
         study: W&B group.
         name: Name shown to people.
         run_config: Resolved configuration; entries named like a credential are not sent.
-        job_type: W&B job type.
+        job_type: W&B job type; that of ``config`` if None.
         on_taint: Called with ``(name, sink)`` before a private value first reaches a sink.
     """
 
@@ -68,7 +63,7 @@ class Tracker:
         study: str,
         name: str,
         run_config: Mapping[str, Any],
-        job_type: str = "run",
+        job_type: str | None = None,
         on_taint: Callable[[str, str], None] | None = None,
     ) -> None:
         self._run_dir = run_dir
@@ -77,9 +72,11 @@ class Tracker:
         self._on_taint = on_taint
         self._tainted: dict[str, list[str]] = {}
         self._sends_private = config.release == "all"
-        identity = {"id": run_id, "group": study, "name": name, "job_type": job_type, "dir": str(run_dir)}
-        use_wandb = isinstance(config, WandbConfig)
-        self._wandb = WandbRun(config, identity=identity, run_config=run_config) if use_wandb else None
+        self._wandb: WandbRun | None = None
+        if isinstance(config, WandbConfig):
+            identity = {"id": run_id, "group": study, "name": name, "dir": str(run_dir)}
+            identity["job_type"] = job_type or config.job_type
+            self._wandb = WandbRun(config, identity=identity, run_config=run_config)
 
     def __enter__(self) -> Self:
         if self._wandb is not None:
@@ -163,130 +160,6 @@ class Tracker:
             self.taint(name, run.sink)
         if allowed:
             send(run, by_sink_name(allowed))
-
-
-class WandbRun:
-    """One W&B run that can never stop the work: the first failure is logged and ends its use.
-
-    Args:
-        config: Where to send.
-        identity: ``id``, ``group``, ``name``, ``job_type`` and ``dir`` of the run.
-        run_config: Resolved configuration; entries named like a credential are left out.
-    """
-
-    def __init__(
-        self, config: WandbConfig, *, identity: Mapping[str, str], run_config: Mapping[str, Any]
-    ) -> None:
-        self.sink = config.sink
-        self._config = config
-        self._identity: dict[str, Any] = dict(identity)
-        self._run_config = without_credentials(run_config)
-        self._module: Any = None
-        self._run: Any = None
-
-    @property
-    def active(self) -> bool:
-        """Whether values are still sent."""
-        return self._run is not None
-
-    def start(self) -> None:
-        """Open the run, in at most about half a minute."""
-        self._guard("start", self._open)
-
-    def log(self, values: Mapping[str, Any]) -> None:
-        """Send the scalars of one step, including ``step`` itself."""
-        self._guard("log", lambda: self._run.log(dict(values)))
-
-    def summary(self, values: Mapping[str, Any]) -> None:
-        """Send final numbers."""
-        self._guard("summary", lambda: self._run.summary.update(dict(values)))
-
-    def images(self, paths: Mapping[str, Path]) -> None:
-        """Send pictures by name."""
-        self._guard("image", lambda: self._run.log({n: self._module.Image(str(p)) for n, p in paths.items()}))
-
-    def tables(self, frames: Mapping[str, pd.DataFrame]) -> None:
-        """Send data frames by name."""
-        self._guard("table", lambda: self._run.log({n: self._table(f) for n, f in frames.items()}))
-
-    def artifacts(self, paths: Mapping[str, Path]) -> None:
-        """Send files by name."""
-        for name, path in paths.items():
-            self._guard("artifact", lambda name=name, path=path: self._artifact(name, path))
-
-    def finish(self, *, failed: bool) -> None:
-        """Close the run; a slow upload is given up after two minutes and stays in the run folder."""
-        run = self._run
-        if run is not None:
-            self._guard("finish", lambda: run.finish(exit_code=int(failed)))
-        self._run = None
-
-    def _open(self) -> None:
-        import wandb
-
-        self._module = wandb
-        self._run = wandb.init(
-            **self._identity,
-            project=self._config.project,
-            entity=self._config.entity,
-            tags=list(self._config.tags),
-            mode="offline" if self._config.offline else None,
-            config=self._run_config,
-            resume="allow",
-            reinit="create_new",
-            settings=wandb.Settings(**_settings()),
-        )
-        # A resumed run logs some steps again; with W&B's own counter those would be dropped.
-        self._run.define_metric("*", step_metric=STEP)
-
-    def _table(self, frame: pd.DataFrame) -> Any:
-        cells = frame.astype(object).where(frame.notna(), None)
-        names = [str(name) for name in frame.columns]
-        return self._module.Table(columns=names, data=cells.to_numpy().tolist())
-
-    def _artifact(self, name: str, path: Path) -> None:
-        safe = re.sub(r"[^A-Za-z0-9_.-]+", "-", f"{self._identity['id']}-{name}")
-        artifact = self._module.Artifact(safe[-128:], type="run-file")
-        artifact.add_file(str(path))
-        self._run.log_artifact(artifact)
-
-    def _guard(self, what: str, action: Callable[[], Any]) -> None:
-        if what != "start" and self._run is None:
-            return
-        try:
-            action()
-        except Exception as error:
-            # Later texts could quote a logged value; only those of the start are shown.
-            reason = f"{type(error).__name__}: {error}" if what == "start" else type(error).__name__
-            _log.warning("W&B %s failed (%s); the run goes on and its folder has everything.", what, reason)
-            self._run = None
-
-
-def without_credentials(config: Any) -> Any:
-    """Copy of a nested configuration without the entries whose name looks like a credential's."""
-    if isinstance(config, Mapping):
-        kept = {str(key): value for key, value in config.items() if not _CREDENTIAL.search(str(key))}
-        return {key: without_credentials(value) for key, value in kept.items()}
-    if isinstance(config, list | tuple):
-        return [without_credentials(value) for value in config]
-    return config
-
-
-def _settings() -> dict[str, Any]:
-    return {
-        "silent": True,
-        "quiet": True,
-        "console": "off",
-        "save_code": False,
-        "disable_git": True,
-        "disable_code": True,
-        "x_disable_stats": True,
-        "x_disable_meta": True,
-        "x_disable_machine_info": True,
-        "init_timeout": _START_SECONDS,
-        "login_timeout": _START_SECONDS,
-        "finish_timeout": _FINISH_SECONDS,
-    }
 
 
 def _relative(path: Path, folder: Path) -> str:

@@ -10,6 +10,7 @@ from typing import Protocol
 from dpforge.errors import ConfigError, did_you_mean
 
 RELEASES = ("all", "public")
+X_AXES = ("step", "epsilon")
 _PROJECT = re.compile(r"[^/\\#?%:\s][^/\\#?%:]{0,127}")
 
 
@@ -47,6 +48,9 @@ class WandbConfig:
         entity: W&B user or team; ``None`` is the default of the account.
         release: ``all``, or ``public`` to send only public and dp values.
         tags: Free labels of the run.
+        job_type: W&B job type, such as ``sweep``.
+        x_axis: ``step``, or ``epsilon`` to draw every curve over the epsilon spent so far (by RDP).
+        patience_s: Seconds that the end of a run waits for W&B at most, > 0.
 
     Raises:
         ConfigError: All mistakes at once.
@@ -57,6 +61,9 @@ class WandbConfig:
     entity: str | None = None
     release: str = "all"
     tags: tuple[str, ...] = ()
+    job_type: str = "run"
+    x_axis: str = "step"
+    patience_s: float = 60.0
 
     def __post_init__(self) -> None:
         _refuse([*_release_mistakes(self.release), *self._mistakes()])
@@ -72,6 +79,13 @@ class WandbConfig:
             found.append(f"logger.entity={self.entity!r} is not a name; use null for the account's default.")
         if not _are_texts(self.tags):
             found.append(f"logger.tags={self.tags!r} is not a list of texts, such as [adult, first].")
+        if not isinstance(self.job_type, str) or not self.job_type.strip():
+            found.append(f"logger.job_type={self.job_type!r} is not a text, such as run or sweep.")
+        if self.x_axis not in X_AXES:
+            hint = did_you_mean(str(self.x_axis), X_AXES)
+            found.append(f"logger.x_axis={self.x_axis!r} is unknown; use 'step' or 'epsilon'.{hint}")
+        if not isinstance(self.patience_s, int | float) or not 0 < self.patience_s < float("inf"):
+            found.append(f"logger.patience_s={self.patience_s!r} is not a number of seconds above 0.")
         return found
 
     @property

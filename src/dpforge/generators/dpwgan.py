@@ -22,12 +22,12 @@ from dpforge.data import Dataset, ImageDataset, ImageSchema, Schema
 from dpforge.data.encode.cells import CellCodec
 from dpforge.errors import ConfigError
 from dpforge.generators.base import RunContext, nominal_units, rows_per_unit
-from dpforge.generators.gan_checks import missing_values, modality_mistakes, setting_mistakes
+from dpforge.generators.gan_checks import missing_values, modality_mistakes, pace, setting_mistakes
 from dpforge.generators.gan_fitted import FittedImageGAN, FittedTableGAN
 from dpforge.generators.gan_networks import image_networks, image_size, own_networks, table_networks
 from dpforge.generators.gan_records import ImageRecords, OneHotRecords, Records
 from dpforge.generators.gan_settings import GANSettings
-from dpforge.generators.gan_training import Networks, Sampling, train_gan
+from dpforge.generators.gan_training import CLASSES, Networks, Sampling, class_mass, train_gan
 from dpforge.generators.gan_upstream import UPSTREAM_REASON, train_upstream
 from dpforge.generators.optimization import Optimization
 from dpforge.generators.storage import load_any_model
@@ -35,8 +35,6 @@ from dpforge.privacy.events import NonPrivate
 from dpforge.privacy.plan import Piece, Plan, Release, Training, make_plan
 from dpforge.privacy.spec import PrivacySpec, replace_factor
 from dpforge.privacy.values import protect_values, value_pieces
-
-CLASSES = "class_counts"
 
 
 @dataclass(frozen=True)
@@ -60,9 +58,12 @@ class DPWGAN:
         loss: ``wasserstein`` as published; ``hinge`` or ``logistic``, which learn more under noise.
         loss_scale: Factor of the critic's loss, > 0. Clipping to ``privacy.max_grad_norm`` = C under a scale
             s is clipping to C / s without one; RMSprop and Adam see no difference otherwise.
+            ``fake_median``: every 50 steps such that the median pair of two fakes has a gradient of norm C.
+        penalty: ``gradient`` adds ``penalty_weight`` times (slope - 1)² between each record and its partner
+            to its clipped loss; ``none``.
         constraint: On the critic's weights after each step: ``clamp``, ``spectral`` or ``none``.
         weight_clip: Bound of the constraint, > 0.
-        n_critics: Critic steps a generator step, >= 1.
+        n_critics: Critic steps a generator step, >= 1; null on images: by the noise of the plan.
         adaptive_critics: Double ``n_critics`` when the critic takes too many fakes for real.
         steps: Critic steps T, >= 1.
         epochs: Instead of steps: passes over the records, as the original counts them.
@@ -97,7 +98,9 @@ class DPWGAN:
     class_prior: str = "uniform"
     class_frequencies: Sequence[float] | None = None
     loss: str | None = None
-    loss_scale: float | None = None
+    loss_scale: float | str | None = None
+    penalty: str = "none"
+    penalty_weight: float = 10.0
     constraint: str | None = None
     weight_clip: float = 0.1
     n_critics: int | None = None
@@ -189,7 +192,9 @@ class DPWGAN:
         return FittedTableGAN(trained.generator, trained.noise, codec)
 
     def _fit_images(self, data: ImageDataset, run: RunContext) -> FittedImageGAN:
-        schema, mass = data.schema, self._class_mass(data, run)
+        schema, mass = data.schema, None
+        if self.conditional:
+            mass = class_mass(data, run, self.class_prior, self.class_frequencies)
         networks = self._image_networks(schema, _seed(run))
         records = ImageRecords(data.train, self._size(schema), mass is not None)
         trained = self._train(networks, records, data, run, mass)
@@ -214,7 +219,9 @@ class DPWGAN:
             return dataclasses.replace(networks, generator=generator)
         steps = run.access.piece("train").count if run.spec.enabled else steps
         sampling = Sampling(rate, steps, rate * schema.nominal_rows, rows_per_unit(schema), data.units)
-        settings = self.training_settings(batch, steps)
+        noise = run.access.piece("train").noise_multiplier or 0.0
+        full = dataclasses.replace(self, **pace(self, noise / sampling.expected_rows))
+        settings = full.training_settings(batch, steps)
         generator = train_gan(networks, records, settings, sampling, run, mass)
         return dataclasses.replace(networks, generator=generator)
 
@@ -228,7 +235,8 @@ class DPWGAN:
             optimizer=str(self.optimizer),
             betas=(float(self.betas[0]), float(self.betas[1])),
             loss=str(self.loss),
-            loss_scale=float(self.loss_scale or 1),
+            loss_scale=self.loss_scale or 1.0,
+            penalty_weight=self.penalty_weight if self.penalty == "gradient" else 0.0,
             constraint=str(self.constraint),
             weight_clip=self.weight_clip,
             n_critics=int(self.n_critics or 1),
@@ -236,18 +244,6 @@ class DPWGAN:
             generator_rows=self.generator_batch_size or batch,
             pool=batch,
         )
-
-    def _class_mass(self, data: ImageDataset, run: RunContext) -> np.ndarray | None:
-        """Probability of each class of samples, or None if classes are not learnt."""
-        classes = data.schema.num_classes
-        if not self.conditional:
-            return None
-        if self.class_prior == "dp_counts":
-            counts = np.bincount(data.train.labels, minlength=classes)
-            noisy = run.access.histograms(CLASSES, [counts], [1.0])[0].clip(min=0)
-            return noisy / noisy.sum() if noisy.sum() > 0 else np.full(classes, 1 / classes)
-        weights = np.asarray(self.class_frequencies or [1.0] * classes, dtype=np.float64)
-        return weights / weights.sum()
 
     def _size(self, schema: ImageSchema) -> int:
         if self.generator is not None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from dpforge.errors import ConfigError, did_you_mean
 from dpforge.generators.dpwgan import DPWGAN as Settings
-from dpforge.privacy.spec import PrivacySpec
+from dpforge.privacy import spec
 
 MORE = (
     "loss",
@@ -18,16 +19,31 @@ MORE = (
     "ema",
     "lr_decay",
     "adaptive_critics",
+    "penalty",
+    "penalty_weight",
     "generator_batch_size",
     "critic_learning_rate",
     "generator_learning_rate",
 )
-NO_DP = PrivacySpec(enabled=False, target_epsilon=None)
+
+
+@dataclass(frozen=True)
+class PrivacySpec(spec.PrivacySpec):
+    """As in a configuration, with no target that nobody asked for.
+
+    ``PrivacySpec(noise_multiplier=1.0, delta=1e-6)`` and ``PrivacySpec(target_epsilon=2.0, delta=1e-6)`` are
+    whole; of neither or both of the two, the error says so. See :class:`dpforge.privacy.spec.PrivacySpec`.
+    """
+
+    target_epsilon: float | None = None
+
+
+NO_DP = PrivacySpec(enabled=False)
 
 
 def privacy_of(
-    privacy: PrivacySpec | None, sigma: float | None, max_grad_norm: float | None, delta: float
-) -> PrivacySpec:
+    privacy: spec.PrivacySpec | None, sigma: float | None, max_grad_norm: float | None, delta: float
+) -> spec.PrivacySpec:
     """Return what ``privacy`` or, in its place, ``sigma`` with ``max_grad_norm`` and ``delta`` ask for.
 
     Raises:
@@ -43,7 +59,7 @@ def privacy_of(
             " max_grad_norm, the clipping norm of a record's gradient. Add max_grad_norm=0.3, or leave sigma"
             " out."
         )
-    return PrivacySpec(target_epsilon=None, noise_multiplier=sigma, delta=delta, max_grad_norm=max_grad_norm)
+    return PrivacySpec(noise_multiplier=sigma, delta=delta, max_grad_norm=max_grad_norm)
 
 
 def settings_of(
@@ -60,7 +76,7 @@ def settings_of(
         "loss": "wasserstein",
         "loss_scale": 1.0,
         "optimizer": "rmsprop",
-        "constraint": "clamp",
+        "constraint": "none" if more.get("penalty") == "gradient" else "clamp",
     }
     unknown = [name for name in more if name not in MORE]
     if unknown:

@@ -10,6 +10,7 @@ from torch import nn
 from dpforge.data import ImageSchema, Schema
 from dpforge.errors import ConfigError, did_you_mean
 from dpforge.generators.gan_networks import image_size
+from dpforge.generators.gan_settings import FAKE_MEDIAN
 from dpforge.nets.gan import BUILDERS
 
 if TYPE_CHECKING:
@@ -23,17 +24,19 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "expected_batch_size": 256.0,
         "steps": 3000,
         "noise_dim": 64,
-        "n_critics": 5,
     },
     "image": {
         "loss": "hinge",
         "expected_batch_size": 128.0,
         "steps": 1500,
-        "critic_learning_rate": 5e-4,
         "noise_dim": 100,
-        "n_critics": 2,
     },
 }
+# Of images: the critic's pace by the noise in a step, which is the noise multiplier over the expected batch.
+# Behind a critic that noise keeps back, a quick generator draws one image a class over and over.
+NOISY = 0.01
+SLOW: Mapping[str, Any] = {"n_critics": 5, "critic_learning_rate": 1e-3}
+QUICK: Mapping[str, Any] = {"n_critics": 2, "critic_learning_rate": 5e-4}
 WASSERSTEIN: Mapping[str, Mapping[str, Any]] = {
     "table": {"optimizer": "rmsprop", "constraint": "clamp", "loss_scale": 1 / 0.3, "learning_rate": 1e-3},
     "image": {"optimizer": "rmsprop", "constraint": "clamp", "loss_scale": 1.0, "learning_rate": 1e-4},
@@ -51,12 +54,13 @@ CHOICES: Mapping[str, Sequence[str]] = {
     "loss": ("wasserstein", "hinge", "logistic"),
     "constraint": ("clamp", "spectral", "none"),
     "optimizer": ("rmsprop", "adam"),
+    "penalty": ("none", "gradient"),
 }
 CRITICS = ("auto", "resnet18_gn")
 COUNTS = ("noise_dim", "n_critics", "steps", "generator_batch_size", "default_bins", "discrete_max")
 POSITIVE = (
     "temperature",
-    "loss_scale",
+    "penalty_weight",
     "weight_clip",
     "epochs",
     "expected_batch_size",
@@ -71,14 +75,26 @@ def missing_values(model: DPWGAN, schema: Schema | ImageSchema) -> dict[str, Any
     wasserstein = (model.loss or known["loss"]) == "wasserstein"
     known |= WASSERSTEIN[schema.modality] if wasserstein else SATURATING
     rate = known.pop("learning_rate")
-    if wasserstein:
-        known["critic_learning_rate"] = rate
-    known = {"critic_learning_rate": rate, "generator_learning_rate": rate, **known}
+    known["generator_learning_rate"] = rate
+    if schema.modality == "table" or wasserstein or model.mode == "upstream":
+        known = {"critic_learning_rate": rate, "n_critics": 5, **known}
+    if model.penalty == "gradient":
+        known["constraint"] = "none"
     known["conditional"] = isinstance(schema, ImageSchema) and schema.num_classes > 1
     if model.sampling_rate is not None:
         del known["expected_batch_size"]
     if model.epochs is not None:
         del known["steps"]
+    return {name: value for name, value in known.items() if getattr(model, name) is None}
+
+
+def pace(model: DPWGAN, noise: float) -> dict[str, Any]:
+    """Return what the settings that are still null become when the noise in a step is known.
+
+    Args:
+        noise: Noise multiplier over the expected batch, which the plan says; 0 without privacy.
+    """
+    known = SLOW if noise > NOISY else QUICK
     return {name: value for name, value in known.items() if getattr(model, name) is None}
 
 
@@ -115,6 +131,10 @@ def _number_mistakes(model: DPWGAN) -> list[str]:
         value = getattr(model, name)
         if value is not None and not value > 0:
             mistakes.append(f"model.{name}={value!r}: expected a number > 0.")
+    scale = model.loss_scale
+    if scale not in (None, FAKE_MEDIAN) and not (isinstance(scale, int | float) and scale > 0):
+        hint = did_you_mean(str(scale), [FAKE_MEDIAN])
+        mistakes.append(f"model.loss_scale={scale!r}: expected a number > 0, {FAKE_MEDIAN}, or null.{hint}")
     if not model.hidden or any(not isinstance(width, int) or width < 1 for width in model.hidden):
         mistakes.append(f"model.hidden={list(model.hidden)!r}: expected one or more widths >= 1.")
     if not isinstance(model.width, int) or model.width < 0:
@@ -131,6 +151,10 @@ def _number_mistakes(model: DPWGAN) -> list[str]:
 
 def _pairing_mistakes(model: DPWGAN) -> list[str]:
     mistakes = []
+    if model.mode == "upstream" and (model.penalty != "none" or model.loss_scale == FAKE_MEDIAN):
+        mistakes.append(
+            f"model.mode=upstream has no penalty and no {FAKE_MEDIAN}; leave both out, or use mode=dp."
+        )
     if model.sampling_rate is not None and not 0 < model.sampling_rate <= 1:
         mistakes.append(f"model.sampling_rate={model.sampling_rate!r}: expected 0 < q <= 1.")
     for pair in (("sampling_rate", "expected_batch_size"), ("steps", "epochs")):

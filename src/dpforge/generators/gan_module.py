@@ -17,7 +17,15 @@ import torch
 from torch import Tensor, nn
 
 from dpforge.errors import ConfigError
-from dpforge.generators.gan_settings import CriticSchedule, GANSettings, constrain
+from dpforge.generators.gan_penalty import CriticTwin, slope_penalty
+from dpforge.generators.gan_settings import (
+    FAKE_MEDIAN,
+    SCALE_EVERY,
+    SCALE_PAIRS,
+    CriticSchedule,
+    GANSettings,
+    constrain,
+)
 from dpforge.privacy.batches import Tensors
 from dpforge.privacy.dpsgd import PrivateModule
 from dpforge.privacy.rng import KeyedRandom
@@ -41,6 +49,7 @@ class GANModule(PrivateModule):
         random: Keyed streams, one a step.
         class_mass: Probability of each class in generator steps, or None without classes.
         device: Where both networks live.
+        clip: Clipping norm of a record, which ``loss_scale: fake_median`` aims at.
         log: Receives the generator's loss, a function of released values.
     """
 
@@ -54,6 +63,7 @@ class GANModule(PrivateModule):
         class_mass: np.ndarray | None = None,
         device: str = "cpu",
         log: Log | None = None,
+        clip: float = 1.0,
     ) -> None:
         super().__init__()
         self.critic, self.settings = critic, settings
@@ -67,6 +77,9 @@ class GANModule(PrivateModule):
         self._schedule = CriticSchedule(settings.n_critics, settings.adaptive)
         self._device, self._pool = torch.device(device), torch.zeros(0)
         constrain(critic, settings)
+        scaled = settings.loss_scale == FAKE_MEDIAN
+        self._clip, self._scale = clip, 1.0 if scaled else float(settings.loss_scale)
+        self._twin = CriticTwin(critic, self._device) if scaled or settings.penalty_weight else None
 
     @property
     def _per_class(self) -> int:
@@ -93,13 +106,49 @@ class GANModule(PrivateModule):
             rows = len(labels)
         with self._seeded("train/fakes", step), torch.no_grad():
             self._pool = called(generator, self._noise(rows).to(self._device), labels)
+        if self._twin is not None:
+            self._twin.follow(self.critic)
+            if self.settings.loss_scale == FAKE_MEDIAN and step % SCALE_EVERY == 0:
+                self._scale = self._clip / max(self._fake_norm(self._twin, step), 1e-6)
+
+    def _fake_norm(self, twin: CriticTwin, step: int) -> float:
+        """Median gradient norm of pairs of two fakes: a function of released weights and of drawn fakes."""
+        stream = self._random.generator("train/scale", step)
+        drawn = stream.integers([[len(self._pool)], [self._per_class]], size=(2, SCALE_PAIRS))
+        first, second = torch.from_numpy(drawn).to(self._device)
+        labels = None if self._class_mass is None else first // self._per_class
+        places = second if labels is None else second + self._per_class * labels
+        mixes = torch.from_numpy(stream.random(SCALE_PAIRS)).float().to(self._device)
+        batch = (self._pool[first], *self._beside(places, labels, mixes))
+        return twin.median_norm(lambda net: self._losses(net, batch))
+
+    def companions(self, rows: int, labels: Tensor | None, step: int) -> Tensors:
+        """Return what goes with each record: its partner and, where there are any, class and mixing weight.
+
+        Mixing weights are independent and uniform, and come from the secret key as partners do.
+        """
+        mixes = torch.from_numpy(self._random.generator("train/mixes", step).random(rows)).float()
+        return self._beside(self.partners(rows, labels, step), labels, mixes)
+
+    def _beside(self, places: Tensor, labels: Tensor | None, mixes: Tensor) -> Tensors:
+        more = [labels] if labels is not None else []
+        return (places, *more, mixes) if self.settings.penalty_weight else (places, *more)
 
     def per_example_loss(self, batch: Tensors) -> Tensor:
-        """Loss ``(B,)`` of records ``batch[0]`` and their partners ``batch[1]``, of classes ``batch[2]``."""
-        real, partners = batch[0], batch[1]
-        labels = batch[2] if len(batch) > 2 else None
-        fakes = called(self.critic, self._pool[partners], labels)
-        return self.settings.critic_losses(scores(fakes), scores(called(self.critic, real, labels)))
+        """Loss ``(B,)`` of records ``batch[0]`` with what :meth:`companions` gave them."""
+        return self._scale * self._losses(self.critic, batch)
+
+    def _losses(self, critic: nn.Module, batch: Tensors) -> Tensor:
+        real, fakes = batch[0], self._pool[batch[1]]
+        labels = None if self._class_mass is None else batch[2]
+        losses = self.settings.critic_losses(score(critic, fakes, labels), score(critic, real, labels))
+        if self._twin is None or not self.settings.penalty_weight:
+            return losses
+        mixes = batch[-1].view(-1, *[1] * (real.dim() - 1))
+        points = fakes + mixes * (real - fakes)
+        return losses + self.settings.penalty_weight * slope_penalty(
+            critic, self._twin, points, labels, score
+        )
 
     def private_net(self) -> nn.Module:
         """The critic."""
@@ -127,7 +176,7 @@ class GANModule(PrivateModule):
             warnings.filterwarnings("ignore", message="Full backward hook is firing")
             labels = self._drawn_labels(rows, step)
             fakes = called(generator, self._noise(rows).to(self._device), labels)
-            found = scores(called(self.critic, fakes, labels))
+            found = score(self.critic, fakes, labels)
             loss = self.settings.generator_loss(found)
             self._optimizer.zero_grad()
             loss.backward()
@@ -161,6 +210,7 @@ class GANModule(PrivateModule):
             "average": {} if average is None else average.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "schedule": self._schedule.state(),
+            "scale": self._scale,
         }
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
@@ -171,6 +221,7 @@ class GANModule(PrivateModule):
             average.load_state_dict(state["average"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._schedule.restore(state["schedule"])
+        self._scale = float(state["scale"])
 
     def released_generator(self) -> nn.Module:
         """Return the generator to sample from, in evaluation mode: the average if there is one."""
@@ -217,3 +268,8 @@ def scores(output: Tensor) -> Tensor:
             f"the critic returns shape {tuple(output.shape)}: expected (B,) or (B, 1), one score a record."
         )
     return output.reshape(-1)
+
+
+def score(critic: nn.Module, x: Tensor, labels: Tensor | None) -> Tensor:
+    """Return the scores ``(B,)`` of records, with their classes where there are any."""
+    return scores(called(critic, x, labels))

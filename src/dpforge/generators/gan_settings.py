@@ -11,6 +11,9 @@ from torch.nn import functional
 
 from dpforge.generators.optimization import Optimization
 
+FAKE_MEDIAN = "fake_median"
+# With it: steps between two looks, and pairs of fakes a look.
+SCALE_EVERY, SCALE_PAIRS = 50, 32
 # Adaptive critics: least accuracy on fakes, decay of its mean, generator steps between changes, most steps.
 ACCURACY, DECAY, PATIENCE, MOST = 0.7, 0.9, 10, 256
 
@@ -24,7 +27,8 @@ class GANSettings:
         optimizer: ``rmsprop`` or ``adam``.
         betas: Of Adam.
         loss: ``wasserstein``, ``hinge`` or ``logistic``.
-        loss_scale: Factor of the critic's loss, > 0.
+        loss_scale: Factor of the critic's loss, > 0; or ``fake_median``.
+        penalty_weight: Of the gradient penalty; 0 for none.
         constraint: ``clamp``, ``spectral`` or ``none``, after each critic step.
         weight_clip: Bound of the constraint, > 0.
         n_critics: Critic steps a generator step, >= 1.
@@ -38,13 +42,14 @@ class GANSettings:
     optimizer: str
     betas: tuple[float, float]
     loss: str
-    loss_scale: float
+    loss_scale: float | str
     constraint: str
     weight_clip: float
     n_critics: int
     adaptive: bool
     generator_rows: int
     pool: int
+    penalty_weight: float = 0.0
 
     def make_optimizer(self, parameters: list[nn.Parameter], rate: float) -> torch.optim.Optimizer:
         """Return the optimiser of one network."""
@@ -53,12 +58,12 @@ class GANSettings:
         return torch.optim.RMSprop(parameters, rate)
 
     def critic_losses(self, fake: Tensor, real: Tensor) -> Tensor:
-        """Return the critic's loss ``(B,)`` of each pair of scores."""
+        """Return the critic's loss ``(B,)`` of each pair of scores, before its scale."""
         if self.loss == "hinge":
-            return self.loss_scale * (functional.relu(1 + fake) + functional.relu(1 - real))
+            return functional.relu(1 + fake) + functional.relu(1 - real)
         if self.loss == "logistic":
-            return self.loss_scale * (functional.softplus(fake) + functional.softplus(-real))
-        return self.loss_scale * (fake - real)
+            return functional.softplus(fake) + functional.softplus(-real)
+        return fake - real
 
     def generator_loss(self, fake: Tensor) -> Tensor:
         """Return the generator's mean loss."""

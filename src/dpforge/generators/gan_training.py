@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor, nn
 
+from dpforge.data import ImageDataset
 from dpforge.generators.base import RunContext
 from dpforge.generators.gan_module import GANModule, NoiseFunction, seeded
 from dpforge.generators.gan_records import Records
 from dpforge.generators.gan_settings import GANSettings
 from dpforge.generators.training import TrainingData, train
 from dpforge.privacy.batches import Tensors
+
+CLASSES = "class_counts"
 
 
 @dataclass(frozen=True)
@@ -81,12 +85,12 @@ def train_gan(
         class_mass,
         run.runtime.device,
         run.log,
+        run.spec.max_grad_norm,
     )
 
     def gather(rows: Tensor, step: int) -> Tensors:
         labels = None if records.labels is None else records.labels[rows]
-        partners = module.partners(rows.numel(), labels, step)
-        return (records.real(rows), partners) if labels is None else (records.real(rows), partners, labels)
+        return (records.real(rows), *module.companions(rows.numel(), labels, step))
 
     train(
         module,
@@ -99,3 +103,16 @@ def train_gan(
     )
     networks.critic.cpu()
     return module.released_generator()
+
+
+def class_mass(
+    data: ImageDataset, run: RunContext, prior: str, frequencies: Sequence[float] | None
+) -> np.ndarray:
+    """Return the probability of each class of samples; ``prior: dp_counts`` releases noisy counts for it."""
+    classes = data.schema.num_classes
+    if prior == "dp_counts":
+        counts = np.bincount(data.train.labels, minlength=classes)
+        noisy = run.access.histograms(CLASSES, [counts], [1.0])[0].clip(min=0)
+        return noisy / noisy.sum() if noisy.sum() > 0 else np.full(classes, 1 / classes)
+    weights = np.asarray(frequencies or [1.0] * classes, dtype=np.float64)
+    return weights / weights.sum()

@@ -8,7 +8,6 @@ import json
 import logging
 import os
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,43 +19,12 @@ from safetensors.torch import load_file, save
 from dpforge.data import ImageSchema, Schema, image_schema_from_dict
 from dpforge.data.schema import schema_from_dict
 from dpforge.errors import RunError
+from dpforge.generators.atomic import write_atomic
 
 DIGEST = 32
 STATE_KEYS = {"step", "key_id", "module", "optimizer"}
+_NOT_THE_DOCUMENT = (TypeError, AttributeError, RecursionError)  # JSON of another form, or without end
 _log = logging.getLogger("dpforge")
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file so that a reader sees the old content or the new, never a part.
-
-    Raises:
-        RunError: The disk is full or cannot be written.
-    """
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
-        raise RunError(
-            f"{path.name} cannot be written ({error.strerror}). Free the disk and start the same command"
-            " again; the run continues where it was."
-        ) from error
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename survive a loss of power, where the system can."""
-    with suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def save_state(folder: Path, state: Mapping[str, Any]) -> None:
@@ -123,7 +91,7 @@ def load_any_model(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any
         tensors = load_file(folder / "model.safetensors")
         document = json.loads((folder / "model.json").read_text(encoding="utf-8"))
         return tensors, document["arrays"], any_schema(document["schema"])
-    except (OSError, SafetensorError, ValueError, KeyError, UnicodeDecodeError) as error:
+    except (OSError, SafetensorError, ValueError, LookupError, *_NOT_THE_DOCUMENT) as error:
         raise RunError(
             f"the model in {folder.name} is missing or damaged ({type(error).__name__})."
             " Delete the folder and start the same command again: it is rebuilt from the last checkpoint."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 import time
@@ -95,6 +96,13 @@ class _Report(L.Callback):
         self._report(trainer.global_step, self._total, self.loss)
 
 
+class _Limit(Timer):
+    """A limit on the time of this call: what earlier calls took is not counted."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Forget the time that a stopped training took."""
+
+
 def train_diffusion(
     images: Images,
     class_names: tuple[str, ...],
@@ -111,13 +119,14 @@ def train_diffusion(
         images: Public images of ``settings.size`` and ``settings.channels``; labels count ``class_names``.
         class_names: Names of the classes, in the order of the labels.
         settings: Network, schedule and optimiser.
-        folder: Where the model is written; ``checkpoints/`` in it holds the state while training.
+        folder: Where the model is written; ``checkpoints/`` in it holds the state until all steps are done.
         device: ``cpu`` or ``cuda``.
-        max_minutes: End after so many minutes with what is reached; ``None`` trains all steps.
+        max_minutes: End this call after so many minutes with what is reached; ``None`` trains all steps.
         report: Called after every step with steps done, steps in all, and the mean loss of 100 steps.
 
     Returns:
-        The record of the training, which is also written as ``training.json``.
+        The record of the training, which is also written as ``training.json``; ``minutes`` are those of all
+        calls that ended with a model.
 
     Raises:
         DataError: The images have another shape, or no classes.
@@ -126,7 +135,7 @@ def train_diffusion(
     _check(images, class_names, settings, folder)
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / "checkpoints" / "last.ckpt"
-    start = _start(checkpoint, settings)
+    start, earlier = _start(checkpoint, settings), _recorded(folder).get("minutes", 0.0)
     torch.manual_seed(settings.seed)
     unet = build_unet(settings, len(class_names)).to(memory_format=torch.channels_last)
     module = DiffusionModule(unet, build_scheduler(settings), settings)
@@ -139,12 +148,13 @@ def train_diffusion(
         trainer.fit(module, loader, **resume)
     if trainer.interrupted:
         raise KeyboardInterrupt
-    minutes = round((time.monotonic() - begun) / 60, 2)
+    minutes = round(earlier + (time.monotonic() - begun) / 60, 2)
     loss = round(meter.loss, 5) if meter.losses else None
     reached = {"steps_done": trainer.global_step, "loss": loss, "minutes": minutes}
     record = _record(settings, images, class_names, unet) | reached
     save_folder(unet.cpu(), module.scheduler, record, folder)
-    shutil.rmtree(checkpoint.parent, ignore_errors=True)
+    if trainer.global_step >= settings.steps:
+        shutil.rmtree(checkpoint.parent, ignore_errors=True)
     return record
 
 
@@ -154,8 +164,16 @@ def _check(images: Images, class_names: tuple[str, ...], settings: PretrainSetti
         raise DataError(f"the images have the shape {images.pixels.shape[1:]}: expected {expected}.")
     if not class_names or not len(images):
         raise DataError(f"{len(images)} images of {len(class_names)} classes: expected at least one of each.")
-    if (folder / RECORD).exists():
+    done = _recorded(folder).get("steps_done", settings.steps) >= settings.steps
+    stopped = (folder / "checkpoints" / "last.ckpt").is_file()
+    if (folder / RECORD).exists() and done and not stopped:
         raise RunError(f"{folder} holds a finished model. Delete it, or give another folder with --out.")
+
+
+def _recorded(folder: Path) -> dict[str, Any]:
+    """The record of an earlier call that ran out of time."""
+    path = folder / RECORD
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def _start(checkpoint: Path, settings: PretrainSettings) -> int:
@@ -181,7 +199,7 @@ def _trainer(
         folder / "checkpoints", filename="last", every_n_train_steps=settings.save_every,
         save_top_k=1, enable_version_counter=False, save_on_exception=True,
     )  # fmt: skip
-    limits = [Timer(timedelta(minutes=max_minutes), verbose=False)] if max_minutes else []
+    limits = [_Limit(timedelta(minutes=max_minutes), verbose=False)] if max_minutes else []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return L.Trainer(

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
-from functools import lru_cache
+from collections.abc import Callable, Mapping
 from typing import cast
 
 import dp_accounting
@@ -43,7 +42,11 @@ _TINY = 1e-300
 logging.getLogger("absl").setLevel(logging.ERROR)
 
 
-@lru_cache(maxsize=4096)
+_Key = tuple[Event, float, str, float]
+_MOST_KNOWN = 4096
+_known: dict[_Key, float] = {}
+
+
 def epsilon(event: Event, delta: float, accountant: str = "pld", grid: float = DISCRETIZATION) -> float:
     """Return the epsilon of ``event`` at ``delta``; ``inf`` if there is none.
 
@@ -56,10 +59,29 @@ def epsilon(event: Event, delta: float, accountant: str = "pld", grid: float = D
     Raises:
         PrivacyError: PLD of a tree with a zCDP leaf, which only RDP can certify.
     """
+    key = (event, delta, accountant, grid)
+    if key not in _known:
+        if len(_known) >= _MOST_KNOWN:
+            _known.clear()
+        _known[key] = _epsilon(*key)
+    return _known[key]
+
+
+def _epsilon(event: Event, delta: float, accountant: str, grid: float) -> float:
     flat = [(leaf, count) for leaf, count in leaves(event) if count > 0]
     if any(_is_noiseless(leaf) for leaf, _ in flat):
         return math.inf
     return _epsilon_pld(flat, delta, grid) if accountant == "pld" else _epsilon_rdp(flat, delta)
+
+
+def known_epsilons() -> dict[_Key, float]:
+    """Return every epsilon this process has computed, to hand to processes that it starts itself."""
+    return dict(_known)
+
+
+def learn_epsilons(known: Mapping[_Key, float]) -> None:
+    """Take over what :func:`known_epsilons` returned in the process that started this one."""
+    _known.update(known)
 
 
 def certifying_accountant(event: Event) -> str:

@@ -6,7 +6,6 @@ nothing was taken out. The header holds the authorised plan and the public input
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -17,10 +16,8 @@ from typing import Any
 
 from dpforge.errors import BudgetExceeded, PlanMismatch, PrivacyError, RunError
 from dpforge.privacy.events import ZCDp
+from dpforge.privacy.ledger_lines import GENESIS, RESTORE, digest, read_records
 from dpforge.privacy.plan import Plan, plan_from_json
-
-GENESIS = "0" * 64
-_RESTORE = "Restore the file from a copy, or delete the run folder to start a new run."
 
 
 class Ledger:
@@ -43,7 +40,7 @@ class Ledger:
     def create(cls, path: Path, plan: Plan, header: Mapping[str, Any]) -> Ledger:
         """Start a ledger with its header; raises ``RunError`` if the file exists already."""
         if path.exists():
-            raise RunError(f"{path} exists already; a ledger is never written twice. Resume the run instead.")
+            raise RunError(f"{path} exists already; a ledger is never written twice. {RESTORE}")
         draft = path.with_name(path.name + ".tmp")
         try:
             draft.unlink(missing_ok=True)
@@ -59,21 +56,9 @@ class Ledger:
         """Read an interrupted ledger back; a torn last line (its noise was never drawn) is cut off.
 
         Raises:
-            RunError: The file is missing or its chain is broken; the text names the line.
+            RunError: The file is missing, its chain is broken or a record cannot be counted; names the line.
         """
-        lines, whole = _read_lines(path)
-        records, last = [], GENESIS
-        for number, line in enumerate(lines, start=1):
-            record = _parse(line, number, path)
-            if record.get("previous") != last:
-                raise RunError(
-                    f"{path.name} line {number} does not continue the line before: one of them was altered."
-                    f" {_RESTORE}"
-                )
-            records.append(record)
-            last = _digest(line)
-        if not records or records[0].get("kind") != "header":
-            raise RunError(f"{path.name} has no header. Delete the run folder to start anew.")
+        records, last, whole = read_records(path)
         if whole < path.stat().st_size:
             os.truncate(path, whole)
         return cls(path, records, last)
@@ -204,7 +189,10 @@ class Ledger:
             if self._reserved[piece.name] != piece.count
         ]
         if wrong:
-            raise PlanMismatch(f"the ledger differs from the plan: reserved {', '.join(wrong)} times.")
+            raise PlanMismatch(
+                f"the ledger differs from the plan: reserved {', '.join(wrong)} times. Was ledger.jsonl lost"
+                f" or cut? {RESTORE}"
+            )
 
     def close(self) -> None:
         """End the private part of the run; raises ``PlanMismatch`` if ledger and plan differ."""
@@ -230,7 +218,7 @@ class Ledger:
         except OSError as error:
             raise _unwritable(self.path, error) from error
         self._records.append(record)
-        self._last_hash = _digest(line)
+        self._last_hash = digest(line)
 
 
 def _append_line(path: Path, line: str) -> None:
@@ -256,27 +244,3 @@ def _unwritable(path: Path, error: OSError) -> RunError:
         f"the ledger {path.name} cannot be written ({error.strerror}); no noise was drawn."
         " Free the disk and start the same command again."
     )
-
-
-def _digest(line: str) -> str:
-    return hashlib.sha256(line.encode()).hexdigest()
-
-
-def _read_lines(path: Path) -> tuple[list[str], int]:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise RunError(f"the ledger {path} cannot be read ({error.strerror}).") from error
-    whole = data.rfind(b"\n") + 1
-    lines = data[:whole].split(b"\n")[:-1]
-    return [line.decode("utf-8", errors="replace") for line in lines], whole
-
-
-def _parse(line: str, number: int, path: Path) -> dict[str, Any]:
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise RunError(f"{path.name} line {number} is damaged: {error.msg}. {_RESTORE}") from error
-    if not isinstance(record, dict) or "kind" not in record:
-        raise RunError(f"{path.name} line {number} is not a ledger record. {_RESTORE}")
-    return record

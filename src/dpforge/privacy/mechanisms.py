@@ -18,7 +18,13 @@ from dpforge.errors import PrivacyError
 from dpforge.privacy.access import BLOCK as BLOCK
 from dpforge.privacy.access import Observation as Observation
 from dpforge.privacy.events import EpsilonDelta
-from dpforge.privacy.noise import discrete_laplace, gumbel, rounded_gaussian, rounded_laplace
+from dpforge.privacy.noise import (
+    discrete_gaussian,
+    discrete_laplace,
+    gumbel,
+    rounded_gaussian,
+    rounded_laplace,
+)
 from dpforge.privacy.noise import laplace as laplace
 from dpforge.privacy.selection import GUMBEL_DEVIATION, ChoiceAccess, choice_scale
 
@@ -66,6 +72,8 @@ class PrivateAccess(ChoiceAccess):
             value: Any shape, float64.
             step: Index of the use.
             details: For the ledger.
+
+        A piece of the mechanism ``discrete_gaussian`` takes whole numbers and gets whole noise.
         """
         piece = self.piece(name)
         self.reserve(name, step + 1, **details)
@@ -74,6 +82,12 @@ class PrivateAccess(ChoiceAccess):
         if scale == 0:
             self._observe(piece, step, value.reshape(-1), np.zeros(value.size), scale)
             return value
+        if piece.mechanism == "discrete_gaussian":
+            if not np.array_equal(value, np.rint(value)):
+                raise PrivacyError(f"'{name}': discrete Gaussian noise protects whole numbers only.")
+            noise = discrete_gaussian(self.random.uniform(f"{name}/noise", step, value.size), scale)
+            self._observe(piece, step, value.reshape(-1), noise, scale)
+            return value + noise.reshape(value.shape)
         noise = scale * self.random.normal_double(f"{name}/noise", step, value.size)
         self._observe(piece, step, value.reshape(-1), noise, scale)
         # Rounding to a grid is post-processing; it leaves nothing of the value in the low bits of the sum.

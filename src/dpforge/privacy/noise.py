@@ -19,6 +19,23 @@ def rounded_gaussian(uniforms: np.ndarray, scale: float) -> np.ndarray:
     return np.rint(scale * special.ndtri(uniforms))
 
 
+def discrete_gaussian(uniforms: np.ndarray, scale: float) -> np.ndarray:
+    """Map uniforms in (0, 1) to the discrete Gaussian: P(x) proportional to exp(−x² / (2 scale²)), x whole.
+
+    Inverse of the distribution, from tails that are summed from the far end, so that small ones keep their
+    digits.
+
+    References:
+        Canonne, Kamath and Steinke, *The Discrete Gaussian for Differential Privacy* (NeurIPS 2020).
+    """
+    reach = math.ceil(9 * scale) + 4
+    weights = np.exp(-0.5 * (np.arange(reach + 1) / scale) ** 2)
+    tails = np.cumsum(weights[:0:-1])[::-1] / (2 * weights.sum() - 1)  # P(X >= 1), P(X >= 2), …
+    tail = np.minimum(uniforms, 1 - uniforms)
+    magnitude = len(tails) - np.searchsorted(tails[::-1], tail, side="right")
+    return np.where(uniforms < 0.5, -magnitude, magnitude).astype(float)
+
+
 def rounded_laplace(uniforms: np.ndarray, scale: float) -> np.ndarray:
     """Laplace noise rounded to integers: on counts, the Laplace mechanism followed by rounding."""
     return np.rint(laplace(uniforms, scale))

@@ -10,6 +10,7 @@ from dpforge.errors import ConfigError, did_you_mean
 
 RELATIONS = ("add_remove", "zero_out", "replace")
 RNG_KINDS = ("entropy", "seeded", "secure")
+SELECTIONS = ("none", "public_proxy", "repeat_and_select")
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class PrivacySpec:
         seed: Seed of ``seeded`` noise; not the public experiment seed.
         split: Share of the budget by piece, as weights of squared mu; the generator's default if null.
         allow_large_delta: Study a delta at or above ``1 / nominal_rows`` on purpose.
+        selection: What a search among runs may base its choice on; no part of a run's identity. See
+            ``dpforge.sweep``.
         enabled: ``False`` trains the same code without DP (``privacy=none``).
 
     Raises:
@@ -45,6 +48,7 @@ class PrivacySpec:
     seed: int | None = None
     split: Mapping[str, float] | None = field(default=None, hash=False)
     allow_large_delta: bool = False
+    selection: str = "none"
     enabled: bool = True
 
     def __post_init__(self) -> None:
@@ -84,7 +88,9 @@ class PrivacySpec:
 
     def _choice_mistakes(self) -> list[str]:
         mistakes = []
-        for name, choices in (("relation", RELATIONS), ("rng", RNG_KINDS)):
+        if self.enabled not in (True, False):  # a text would be true
+            mistakes.append(f"privacy.enabled={self.enabled!r}: expected true or false.")
+        for name, choices in (("relation", RELATIONS), ("rng", RNG_KINDS), ("selection", SELECTIONS)):
             value = getattr(self, name)
             if value not in choices:
                 known = ", ".join(choices)

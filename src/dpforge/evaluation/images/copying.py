@@ -6,6 +6,7 @@ import numpy as np
 
 from dpforge.evaluation.attack_statistics import AttackResult, Scores
 from dpforge.evaluation.images import memorisation, visual
+from dpforge.evaluation.images.features import checked_features
 from dpforge.evaluation.images.manifold import nearest
 from dpforge.evaluation.images.outcomes import ImageOutcome, protocol_of
 from dpforge.evaluation.images.sets import ImageSets
@@ -24,8 +25,8 @@ def nearest_neighbor(sets: ImageSets, extractors: list[Extractor], rows: int) ->
     Exact duplicates are looked for among all images. The table ``nearest_pairs`` holds the positions of the
     16 synthetic images closest to a training image, in the sets as they were given.
     """
-    n = min(rows, sets.n)
     names = ("train", "holdout", "score")
+    n = min(rows, *(len(sets.images[name]) for name in names))
     spaces = {"pixels": [_flat(sets.images[name].pixels[:n]) for name in names]}
     for extractor in extractors:
         if extractor.name != "pixels":
@@ -66,7 +67,8 @@ def nearest_neighbor(sets: ImageSets, extractors: list[Extractor], rows: int) ->
 def similarity(sets: ImageSets, extractors: list[Extractor], rows: int) -> ImageOutcome:
     """``hint/{ssim,psnr,cosine_*}_nearest``: synthetic images beside their nearest training images.
 
-    ``…_random`` are the same figures of random pairs of training images. PSNR is the median, the others are
+    ``…_random`` are the same figures of random pairs of training images, ``…_start`` those of synthetic
+    images and the public image each started from, where the model says it. PSNR is the median, the others are
     means. Images below 6 pixels have no SSIM.
     """
     n = min(rows, sets.n)
@@ -74,6 +76,9 @@ def similarity(sets: ImageSets, extractors: list[Extractor], rows: int) -> Image
     closest = nearest(_flat(train), _flat(synthetic))[1][:, 0]
     first, second = _random_pairs(len(train), n, sets.seed)
     pairs = {"nearest": (train[closest], synthetic), "random": (train[first], train[second])}
+    starts = _starts(sets, n)
+    if starts is not None:
+        pairs["start"] = (starts, synthetic)
     alone: dict[str, float] = {}
     small = min(train.shape[1:3]) < visual.LEAST_SIDE
     for name, pair in pairs.items():
@@ -85,6 +90,9 @@ def similarity(sets: ImageSets, extractors: list[Extractor], rows: int) -> Image
         made = sets.features(extractor, "score")[:n]
         alone[f"hint/cosine_{extractor.name}_nearest"] = _cosine(real[closest], made)
         alone[f"hint/cosine_{extractor.name}_random"] = _cosine(real[first], real[second])
+        if starts is not None:
+            found = checked_features(extractor(starts), least=1)
+            alone[f"hint/cosine_{extractor.name}_start"] = _cosine(found, made)
     return ImageOutcome(
         visual.VERSION,
         alone=alone,
@@ -96,13 +104,20 @@ def similarity(sets: ImageSets, extractors: list[Extractor], rows: int) -> Image
     )
 
 
+def _starts(sets: ImageSets, n: int) -> np.ndarray | None:
+    """Pixels of the public images behind the first ``n`` synthetic ones, if every one of those has one."""
+    if sets.starts is None or len(sets.starts) != len(sets.images["all_score"]):
+        return None
+    return sets.starts.pixels[sets.positions["score"][:n]]
+
+
 def attack(sets: ImageSets, extractor: Extractor, rows: int) -> ImageOutcome:
     """``attack/dcr_…``: is an image a member if a synthetic image lies close to it?
 
     Images that train and holdout share are left out. ``attack/dcr_calibration_auc`` is the attack against
     its own members, released as they are. Below 1,000 members or non-members nothing is reported.
     """
-    groups = _unshared(sets, rows)
+    groups = unshared(sets, rows)
     n = min(len(group) for group in groups)
     if n < LEAST_ATTACKED:
         return ImageOutcome(
@@ -157,7 +172,7 @@ def _public(sets: ImageSets, synthetic: np.ndarray) -> dict[str, float]:
     }
 
 
-def _unshared(sets: ImageSets, rows: int) -> list[np.ndarray]:
+def unshared(sets: ImageSets, rows: int) -> list[np.ndarray]:
     """Positions of images that occur once in train and holdout together."""
     hashes = [memorisation.image_hashes(sets.images[name].pixels) for name in ("train", "holdout")]
     _, where, counts = np.unique(np.array([*hashes[0], *hashes[1]]), return_inverse=True, return_counts=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.stats import binomtest
@@ -71,6 +71,13 @@ class Training:
         }
 
 
+class Soft(NamedTuple):
+    """Logits ``(n, classes)`` of a teacher, and the temperature they are read at, > 0."""
+
+    logits: np.ndarray
+    temperature: float
+
+
 def check_model(model: str) -> None:
     """Raise ``ConfigError`` unless ``model`` is one of :data:`MODELS`."""
     if model not in MODELS:
@@ -104,6 +111,30 @@ def trained(model: str, images: Images, schema: ImageSchema, training: Training,
         return lambda pixels: np.full(len(pixels), only)
     make = _network if model in NETWORKS else _sklearn
     predict = make(model, named, schema.num_classes, training, seed)
+    return lambda pixels: order[predict(pixels)]
+
+
+def distilled(
+    model: str, images: Images, schema: ImageSchema, training: Training, *, seed: int, temperature: float
+) -> Predict:
+    """Train a network on soft labels; like :func:`trained` otherwise.
+
+    The loss is T² KL(softmax(teacher / T) ‖ softmax(network / T)) with the images' ``teacher_logits``.
+
+    Raises:
+        ConfigError: A model that takes no soft labels.
+        DataError: Fewer than 2 images, or images too small for the model.
+
+    References:
+        Hinton, Vinyals and Dean, *Distilling the Knowledge in a Neural Network* (2015).
+    """
+    if model not in NETWORKS:
+        raise ConfigError(
+            f"classifier '{model}' takes no soft labels, expected one of {', '.join(NETWORKS)}."
+        )
+    order = np.array(sorted(range(schema.num_classes), key=lambda c: schema.classes[c]))
+    logits = images.extra["teacher_logits"][:, order]
+    predict = _network(model, images, schema.num_classes, training, seed, Soft(logits, temperature))
     return lambda pixels: order[predict(pixels)]
 
 
@@ -181,9 +212,12 @@ def _flat(pixels: np.ndarray) -> np.ndarray:
     return pixels.reshape(len(pixels), -1).astype(np.float32) / np.float32(255)
 
 
-def _network(model: str, images: Images, classes: int, training: Training, seed: int) -> Predict:
+def _network(
+    model: str, images: Images, classes: int, training: Training, seed: int, soft: Soft | None = None
+) -> Predict:
     import torch
 
+    from dpforge.evaluation.images.distillation import train_softly
     from dpforge.nets import classifiers
 
     shape = images.pixels.shape[1:]
@@ -197,7 +231,10 @@ def _network(model: str, images: Images, classes: int, training: Training, seed:
     net = classifiers.new_classifier(model, shape, classes, seed=seed, width=width)
     pixels, labels = (torch.from_numpy(np.array(x)) for x in (images.pixels, images.labels))
     recipe = classifiers.Recipe(**settings)
-    classifiers.train_classifier(net, pixels, labels, recipe, seed=seed, device=training.device)
+    if soft is None:
+        classifiers.train_classifier(net, pixels, labels, recipe, seed=seed, device=training.device)
+    else:
+        train_softly(net, pixels, soft.logits, soft.temperature, recipe, seed=seed, device=training.device)
 
     def predict(pixels: np.ndarray) -> np.ndarray:
         found = classifiers.class_probabilities(

@@ -76,9 +76,16 @@ def image_results(outcomes: Sequence[ImageOutcome], rows: Mapping[str, int], not
     """One :class:`Results`, in which every number is private and has its protocol."""
     found = collected([list(outcomes)], dict(rows), list(notes))
     by_name = {name: o.protocol for o in outcomes for name in (*o.scores, *o.alone)}
-    protocols = {key: dict(by_name[_base(key)]) for key in found.metrics}
+    protocols = {key: _of_key(key, by_name[_base(key)]) for key in found.metrics}
     intervals = {key: ends for outcome in outcomes for key, ends in outcome.intervals.items()}
     return replace(found, private=list(found.metrics), protocols=protocols, intervals=intervals)
+
+
+def _of_key(key: str, protocol: Mapping[str, Any]) -> dict[str, Any]:
+    """The protocol of a key: which floor there was matters to a floor and to what is normalised by it."""
+    if key.startswith(("floor/", "normalised/")):
+        return dict(protocol)
+    return {name: value for name, value in protocol.items() if name != "floor"}
 
 
 def _base(key: str) -> str:

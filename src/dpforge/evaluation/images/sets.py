@@ -10,7 +10,7 @@ import numpy as np
 from dpforge.data.images import Images, ImageSchema, with_channels
 from dpforge.errors import DataError
 from dpforge.evaluation.comparisons import Guarantee
-from dpforge.evaluation.images.features import checked_features
+from dpforge.evaluation.images.features import checked_features, remembered
 from dpforge.evaluation.images.learners import Predict, Training, trained
 from dpforge.features import Extractor
 
@@ -18,6 +18,7 @@ REFERENCES = ("holdout", "train")
 LEAST_IMAGES = 2
 # Separate draws that share a seed.
 STREAMS = {"train": 70, "holdout": 71, "score": 72, "public": 73}
+REAL = ("train", "holdout")
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +36,7 @@ class ImageSets:
         floor: What the floor is: ``permuted_pixels`` or ``public``.
         seed: Of classifiers, subsets and bootstraps.
         draw_seed: Of the draws of images.
+        starts: The public image that each image of ``all_score`` started from, where the model says it.
     """
 
     schema: ImageSchema
@@ -47,6 +49,7 @@ class ImageSets:
     draw_seed: int
     training: Training
     guarantee: Guarantee | None = None
+    starts: Images | None = None
     _features: dict[tuple[str, str], np.ndarray] = field(default_factory=dict, repr=False)
     _predictors: dict[tuple[str, str, int, int], Predict] = field(default_factory=dict, repr=False)
 
@@ -62,29 +65,48 @@ class ImageSets:
 
     @property
     def compared(self) -> dict[str, str]:
-        """Roles of a score and the set behind each; the ceiling is the real set that is no reference."""
+        """Roles of a score and the set behind each; the ceiling is the real set that is no reference.
+
+        There is none where that set holds fewer images than the others.
+        """
         other = "train" if self.reference == "holdout" else "holdout"
         found = {"score": "score", "floor": "floor"}
-        return {**found, "ceiling": other} if other in self.images else found
+        there = other in self.images and len(self.images[other]) == self.n
+        return {**found, "ceiling": other} if there else found
 
     def features(self, extractor: Extractor, name: str) -> np.ndarray:
-        """Features ``(n, d)`` of the set ``name``, float64, computed once.
+        """Features ``(n, d)`` of the set ``name``, float64, computed once; of real sets once a process.
 
         Raises:
             DataError: A feature is not finite.
         """
         key = (extractor.name, name)
         if key not in self._features:
-            self._features[key] = checked_features(extractor(self.images[name].pixels), least=1)
+            pixels = self.images[name].pixels
+            found = remembered(extractor, pixels) if name in REAL else extractor(pixels)
+            self._features[key] = checked_features(found, least=1)
         return self._features[key]
 
     def predictor(self, model: str, name: str, rows: int, seed: int) -> Predict:
-        """Return a classifier trained on the first ``rows`` images of the set ``name``, once."""
+        """Return a classifier trained on ``rows`` images of the set ``name`` (see :meth:`lessons`), once."""
         key = (model, name, rows, seed)
         if key not in self._predictors:
-            images = self.images[name].head(rows)
+            images = self.lessons(name, rows)
             self._predictors[key] = trained(model, images, self.schema, self.training, seed=seed)
         return self._predictors[key]
+
+    def lesson_rows(self, rows: int) -> int:
+        """The largest number of images, at most ``rows``, that a classifier can have of every set."""
+        sets = ("train", "score", *(["public"] if self.floor == "public" else []))
+        return min(rows, *(len(self.images[f"all_{name}"]) for name in sets))
+
+    def lessons(self, name: str, rows: int) -> Images:
+        """Images of the set ``name`` to learn from: its draw, continued beyond its end if it is shorter."""
+        images = self.images[name]
+        if rows <= len(images) or name not in (*STREAMS, "floor"):
+            return images.head(rows)
+        source = "public" if name == "floor" else name
+        return drawn(self.images[f"all_{source}"], rows, self.draw_seed, STREAMS[source])[0]
 
 
 def image_sets(
@@ -98,12 +120,16 @@ def image_sets(
     draw_seed: int,
     training: Training,
     guarantee: Guarantee | None,
+    starts: Images | None = None,
+    ceiling: bool = True,
 ) -> ImageSets:
     """Bring sets to one size and draw equally many images of each.
 
     Args:
         given: ``train``, ``score``, and, where there are any, ``holdout`` and ``public``.
         limit: Largest number of images of each draw.
+        starts: Public images that those of ``score`` started from, in their order.
+        ceiling: Whether the real set that is no reference bounds the number of images.
 
     Raises:
         DataError: Fewer than 2 images of a set, or a label that is no class.
@@ -111,7 +137,9 @@ def image_sets(
     optional = ("holdout", "public")
     kept = {name: x for name, x in given.items() if x is not None and (len(x) or name not in optional)}
     whole = {name: prepared(images, schema, name) for name, images in kept.items()}
-    n = min(limit, *(len(images) for images in whole.values()))
+    reference = reference if "holdout" in whole else "train"
+    spare = "holdout" if reference == "train" and not ceiling else ""
+    n = min(limit, *(len(images) for name, images in whole.items() if name != spare))
     if n < LEAST_IMAGES:
         smallest = min(whole, key=lambda name: len(whole[name]))
         raise DataError(f"the {smallest} set has {n} image; metrics need at least {LEAST_IMAGES}.")
@@ -124,13 +152,14 @@ def image_sets(
         schema=schema,
         images={**images, **{f"all_{name}": found for name, found in whole.items()}},
         positions={name: found for name, (_, found) in cuts.items()},
-        reference=reference if "holdout" in whole else "train",
+        reference=reference,
         prior=prior,
         floor="public" if "public" in whole else "permuted_pixels",
         seed=seed,
         draw_seed=draw_seed,
         training=training,
         guarantee=guarantee,
+        starts=None if starts is None else prepared(starts, schema, "public start"),
     )
 
 
@@ -150,7 +179,7 @@ def prepared(images: Images, schema: ImageSchema, role: str) -> Images:
         raise DataError(f"the {role} set has 0 images; metrics need at least 2. Sample or load more images.")
     if not schema.classes:
         # Images made without regard to class are compared with real ones whose labels play no part.
-        images = Images(images.pixels, np.zeros_like(images.labels))
+        images = Images(images.pixels, np.zeros_like(images.labels), images.extra)
     wrong = int(((images.labels < 0) | (images.labels >= schema.num_classes)).sum())
     if wrong:
         raise DataError(
@@ -158,7 +187,7 @@ def prepared(images: Images, schema: ImageSchema, role: str) -> Images:
             f" {schema.num_classes}. Read the images with the schema they were made with."
         )
     pixels = with_channels(images.pixels, schema.channels)
-    return Images(_at_size(pixels, schema.height, schema.width), images.labels)
+    return Images(_at_size(pixels, schema.height, schema.width), images.labels, images.extra)
 
 
 def permuted_pixels(images: Images, seed: int) -> Images:

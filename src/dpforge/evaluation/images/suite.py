@@ -8,14 +8,16 @@ from functools import partial
 from typing import Any, ClassVar
 
 from dpforge.data.images import Images, ImageSchema
-from dpforge.errors import ConfigError, did_you_mean
+from dpforge.errors import ConfigError
 from dpforge.evaluation.comparisons import Guarantee
 from dpforge.evaluation.images import copying, measures, utility
 from dpforge.evaluation.images.extractors import chosen_extractors
-from dpforge.evaluation.images.learners import MODELS, Training
+from dpforge.evaluation.images.learners import MODELS, NETWORKS, Training
+from dpforge.evaluation.images.membership import STUDENT_METRICS, student_measures
+from dpforge.evaluation.images.options import too_small, unknown
 from dpforge.evaluation.images.outcomes import ImageMeasure, ImageOutcome, image_results
 from dpforge.evaluation.images.protocol import device_of
-from dpforge.evaluation.images.sets import LEAST_IMAGES, REFERENCES, ImageSets, image_sets
+from dpforge.evaluation.images.sets import REFERENCES, ImageSets, image_sets
 from dpforge.evaluation.images.structure import class_prior
 from dpforge.evaluation.results import Results
 from dpforge.features import EXTRACTORS, Extractor
@@ -29,22 +31,9 @@ DEFAULT_METRICS = (
     "nearest_neighbor",
     "validity",
 )
-METRICS = (*DEFAULT_METRICS, "class_frechet", "inception_score", "similarity", "attacks")
-NEEDS_HOLDOUT = ("tstr", "nearest_neighbor", "attacks")
-COUNTS = {
-    "max_images": LEAST_IMAGES,
-    "neighbour_images": LEAST_IMAGES,
-    "classifier_images": LEAST_IMAGES,
-    "network_images": LEAST_IMAGES,
-    "similarity_images": LEAST_IMAGES,
-    "attack_images": LEAST_IMAGES,
-    "classifier_seeds": 1,
-    "classifier_epochs": 1,
-    "kernel_subsets": 1,
-    "bootstraps": 0,
-    "neighbours": 1,
-    "splits": 1,
-}
+OTHER_METRICS = ("tstr_soft", "class_frechet", "inception_score", "similarity", "attacks")
+METRICS = (*DEFAULT_METRICS, *STUDENT_METRICS, *OTHER_METRICS)
+NEEDS_HOLDOUT = ("tstr", "tstr_soft", "nearest_neighbor", "attacks", *STUDENT_METRICS)
 Progress = Callable[[str, int, int], None]
 
 
@@ -53,13 +42,15 @@ class ImageEvaluation:
     """Scores of synthetic images against real ones.
 
     Args:
-        metrics: Names out of :data:`METRICS`; None for :data:`DEFAULT_METRICS`.
+        metrics: Names out of :data:`METRICS`; None for :data:`DEFAULT_METRICS` and the model's own student.
         extractors: Feature spaces by name, see ``dpforge.features``; None for ``pixels`` and, on grey images
             up to 32 pixels, ``lenet_public``, else ``mobilenet_v2`` where its weights can be had.
         weights: File of the weights of an extractor, by its name, where it needs one.
         reference: Real images that distances are measured to: ``holdout`` (``train`` without one) or
             ``train``. The other set is the ceiling.
         max_images: Largest number of images of each set; all are compared at equal numbers.
+        distance_ceiling: With ``reference: train``: whether the holdout, from which the ceiling comes, bounds
+            that number too; without it there may be no ceiling.
         neighbours: k of precision and recall.
         neighbour_images: Largest number of images a set in precision and recall and in nearest neighbours.
         kernel_subsets: Subsets of the kernel distance.
@@ -71,6 +62,7 @@ class ImageEvaluation:
         classifier_seeds: Classifiers of each kind and set; the mean and the deviation are reported.
         classifier_epochs: Epochs of networks; None for 30 (``mlp``), 20 (``cnn``) and 50 (``resnet``).
         flip: Whether mirrored images keep their class, for the augmentation of ``resnet``.
+        temperature: Of ``tstr_soft``, > 0.
         full_size: Whether ``tstr`` also trains on all real images.
         similarity_images: Synthetic images that similarity looks at.
         attack_images: Largest number of members and of non-members of the membership attack.
@@ -90,6 +82,7 @@ class ImageEvaluation:
     weights: Mapping[str, str] | None = None
     reference: str = "holdout"
     max_images: int = 10_000
+    distance_ceiling: bool = True
     neighbours: int = 4
     neighbour_images: int = 10_000
     kernel_subsets: int = 100
@@ -101,6 +94,7 @@ class ImageEvaluation:
     classifier_seeds: int = 3
     classifier_epochs: int | None = None
     flip: bool = False
+    temperature: float = 100.0
     full_size: bool = False
     similarity_images: int = 500
     attack_images: int = 5_000
@@ -111,15 +105,17 @@ class ImageEvaluation:
 
     def __post_init__(self) -> None:
         mistakes = [
-            *_unknown("metrics", self.metrics or (), METRICS),
-            *_unknown("extractors", self.extractors or (), tuple(EXTRACTORS)),
-            *_unknown("classifiers", self.classifiers, MODELS),
-            *_unknown("reference", (self.reference,), REFERENCES),
-            *_unknown("device", (self.device,), ("auto", "cpu", "cuda")),
-            *_too_small(self),
+            *unknown("metrics", self.metrics or (), METRICS),
+            *unknown("extractors", self.extractors or (), tuple(EXTRACTORS)),
+            *unknown("classifiers", self.classifiers, MODELS),
+            *unknown("reference", (self.reference,), REFERENCES),
+            *unknown("device", (self.device,), ("auto", "cpu", "cuda")),
+            *too_small(self),
         ]
         if self.extractors is not None and not self.extractors:
             mistakes.append("evaluation.extractors=[]: expected at least one, for example [pixels], or null.")
+        if not self.temperature > 0:
+            mistakes.append(f"evaluation.temperature={self.temperature}, expected a number > 0.")
         if "class_structure" in (self.metrics or DEFAULT_METRICS) and not self.classifiers:
             mistakes.append("evaluation.classifiers=[]: class_structure needs one, for example [lr].")
         if mistakes:
@@ -165,8 +161,11 @@ class ImageEvaluation:
             draw_seed=self.draw_seed,
             training=Training(self.classifier_epochs, device, self.flip),
             guarantee=guarantee,
+            starts=getattr(model, "public_start", None),
+            ceiling=self.distance_ceiling,
         )
-        chosen, skipped = self._measures(sets, extractors, synthetic)
+        own = student_measures(model, self.attack_images)
+        chosen, skipped = self._measures(sets, extractors, synthetic, own)
         report = progress or _silent
         outcomes: list[ImageOutcome] = []
         for i, (name, measure) in enumerate(chosen):
@@ -177,17 +176,18 @@ class ImageEvaluation:
         return image_results(outcomes, rows, [*_set_notes(sets, train, synthetic), *notes, *skipped])
 
     def _measures(
-        self, sets: ImageSets, extractors: list[Extractor], synthetic: Images
+        self, sets: ImageSets, extractors: list[Extractor], synthetic: Images, own: dict[str, ImageMeasure]
     ) -> tuple[list[tuple[str, ImageMeasure]], list[str]]:
         """The chosen measurements that these images allow, and why others are left out."""
         chosen: list[tuple[str, ImageMeasure]] = []
         notes: list[str] = []
-        for name in self.metrics or DEFAULT_METRICS:
-            reason = _not_applicable(name, sets)
+        for name in self.metrics or (*DEFAULT_METRICS, *own):
+            reason = _not_applicable(name, sets, own)
             if reason:
                 notes.append(f"{name} left out: {reason}")
                 continue
-            chosen += [(name, measure) for measure in self._named(name, extractors, synthetic)]
+            found = [own[name]] if name in own else self._named(name, extractors, synthetic)
+            chosen += [(name, measure) for measure in found]
         return chosen, notes
 
     def _named(self, name: str, extractors: list[Extractor], synthetic: Images) -> list[ImageMeasure]:
@@ -202,6 +202,9 @@ class ImageEvaluation:
                 )
                 for model in self.classifiers
             ]
+        if name == "tstr_soft":
+            soft = partial(utility.tstr_soft, rows=self.network_images, temperature=self.temperature)
+            return [partial(soft, model=model) for model in self.classifiers if model in NETWORKS]
         every: dict[str, tuple[Any, dict[str, Any]]] = {
             "frechet": (measures.frechet, {"bootstraps": self.bootstraps}),
             "class_frechet": (measures.class_frechet, {}),
@@ -231,7 +234,7 @@ class ImageEvaluation:
         return [once[name]]
 
     def _classifier_rows(self, model: str) -> int:
-        return self.network_images if model in ("cnn", "resnet") else self.classifier_images
+        return self.network_images if model in NETWORKS else self.classifier_images
 
 
 def public_floor(model: object | None) -> Images | None:
@@ -239,10 +242,12 @@ def public_floor(model: object | None) -> Images | None:
     return getattr(model, "public_floor", None)
 
 
-def _not_applicable(name: str, sets: ImageSets) -> str:
+def _not_applicable(name: str, sets: ImageSets, own: Mapping[str, ImageMeasure]) -> str:
+    if name in STUDENT_METRICS and name not in own:
+        return "the model brings no classifier"
     if name in NEEDS_HOLDOUT and "holdout" not in sets.images:
         return "there is no holdout to compare with"
-    if name == "tstr" and sets.schema.num_classes < 2:
+    if name in ("tstr", "tstr_soft") and sets.schema.num_classes < 2:
         return "the images have no classes"
     return ""
 
@@ -256,24 +261,6 @@ def _set_notes(sets: ImageSets, train: Images, synthetic: Images) -> list[str]:
     floor = {"public": "the public images the model started from", "permuted_pixels": "shuffled pixels"}
     notes.append(f"floor of image distances: {floor[sets.floor]}")
     return notes
-
-
-def _unknown(field: str, names: Sequence[str], known: Sequence[str]) -> list[str]:
-    expected = f"expected any of {', '.join(known)}"
-    return [
-        f"unknown evaluation.{field} entry '{name}', {expected}.{did_you_mean(str(name), known)}"
-        for name in names
-        if name not in known
-    ]
-
-
-def _too_small(options: ImageEvaluation) -> list[str]:
-    values = {field: getattr(options, field) for field in COUNTS}
-    return [
-        f"evaluation.{field}={value}, expected a whole number of at least {COUNTS[field]}."
-        for field, value in values.items()
-        if value is not None and value < COUNTS[field]
-    ]
 
 
 def _silent(metric: str, done: int, total: int) -> None:

@@ -14,6 +14,7 @@ from dpforge.features import Extractor
 
 MEASURES = ("accuracy", "balanced_accuracy", "macro_f1")
 VALIDITY_VERSION = "image-validity-1"
+SOFT_LABELS = "teacher_logits"
 
 
 def tstr(sets: ImageSets, model: str, seeds: int, rows: int, full_size: bool = False) -> ImageOutcome:
@@ -25,7 +26,7 @@ def tstr(sets: ImageSets, model: str, seeds: int, rows: int, full_size: bool = F
     is training on all real images. Means over ``seeds`` classifiers,
     with their deviation; accuracies with the Wilson interval. Recalls stand in the table ``class_recall``.
     """
-    n = min(rows, sets.n)
+    n = sets.lesson_rows(rows)
     real = _per_seed(sets, model, "train", seeds, n, sets.test.pixels)
     found = {
         "score": _measured(sets, _per_seed(sets, model, "score", seeds, n, sets.test.pixels)),
@@ -67,6 +68,39 @@ def tstr(sets: ImageSets, model: str, seeds: int, rows: int, full_size: bool = F
     )
 
 
+def tstr_soft(sets: ImageSets, model: str, rows: int, temperature: float) -> ImageOutcome:
+    """``utility/soft_accuracy_*``: a network that learnt the soft labels of synthetic images, tested on real.
+
+    Soft labels are ``teacher_logits`` beside the images, which only some generators give. Floor and ceiling
+    are those of :func:`tstr`.
+    """
+    n = sets.lesson_rows(rows)
+    if SOFT_LABELS not in sets.images["all_score"].extra:
+        return ImageOutcome(
+            learners.VERSION, notes=(f"tstr_soft left out: the images have no {SOFT_LABELS}",)
+        )
+    lessons, key = sets.lessons("score", n), f"utility/soft_accuracy_{model}"
+    predict = learners.distilled(
+        model, lessons, sets.schema, sets.training, seed=sets.seed, temperature=temperature
+    )
+    truth, classes = sets.test.labels, sets.schema.num_classes
+    share = learners.agreement(truth, predict(sets.test.pixels), classes)["accuracy"]
+    real = sets.predictor(model, "train", n, sets.seed)(sets.test.pixels)
+    roles = {
+        "score": share,
+        "floor": learners.majority(sets.prior, truth)["accuracy"],
+        "ceiling": learners.agreement(truth, real, classes)["accuracy"],
+    }
+    protocol = _protocol(sets, "tstr_soft", learners.VERSION, model, 1, n)
+    return ImageOutcome(
+        learners.VERSION,
+        {key: roles},
+        rows={"classifier_train": n, "classifier_test": len(sets.test)},
+        intervals={key: learners.wilson(share, len(sets.test))},
+        protocol={**protocol, "estimator": {"temperature": temperature}},
+    )
+
+
 def class_structure(sets: ImageSets, model: str, rows: int, extractor: Extractor) -> ImageOutcome:
     """What classes there are, by label and by a classifier trained on real images, and how varied images are.
 
@@ -88,7 +122,7 @@ def class_structure(sets: ImageSets, model: str, rows: int, extractor: Extractor
     alone = {}
     if classes > 1:
         alone["fidelity/class_distance"] = structure.class_distance(sets.images["score"].labels, sets.prior)
-        predict = sets.predictor(model, "train", n, sets.seed)
+        predict = sets.predictor(model, "train", sets.lesson_rows(rows), sets.seed)
         guessed = {role: predict(x.pixels) for role, x in roles.items()}
         scores["fidelity/predicted_entropy"] = {
             role: structure.class_entropy(labels, classes) for role, labels in guessed.items()
@@ -96,7 +130,8 @@ def class_structure(sets: ImageSets, model: str, rows: int, extractor: Extractor
         scores["fidelity/mode_coverage"] = {
             role: float(structure.mode_coverage(labels, sets.prior)) for role, labels in guessed.items()
         }
-    protocol = _protocol(sets, "class_structure", structure.VERSION, model, 1, n, extractor)
+    rows = sets.lesson_rows(rows)
+    protocol = _protocol(sets, "class_structure", structure.VERSION, model, 1, rows, extractor)
     return ImageOutcome(structure.VERSION, scores, alone, protocol=protocol)
 
 
@@ -136,7 +171,7 @@ def _recalls(sets: ImageSets, predictions: dict[str, list[np.ndarray]]) -> pd.Da
 
 
 def _class_notes(sets: ImageSets, n: int) -> tuple[str, ...]:
-    tested, made = set(sets.test.labels.tolist()), set(sets.images["score"].labels[:n].tolist())
+    tested, made = set(sets.test.labels.tolist()), set(sets.lessons("score", n).labels.tolist())
     absent = len(tested - made)
     return (
         (f"the synthetic images lack {absent} of the classes tested; none of these is found",)

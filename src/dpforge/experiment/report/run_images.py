@@ -17,7 +17,14 @@ _PICTURES = (
         "Each above its nearest training image and its nearest held-out image. Where the two neighbours are"
         " equally near, no copying is found at this resolution; that is no evidence of privacy.",
     ),
+    (
+        "student.png",
+        "The student on test images, epoch by epoch",
+        "The last epoch is what is released. The highest is a choice made with the test images, reported for"
+        " comparison with figures published that way.",
+    ),
 )
+_ALIGNED = "Public images above the released images they became, and the change. No private image is shown."
 
 
 def image_sections(run: FinishedRun) -> list[Section]:
@@ -27,6 +34,9 @@ def image_sections(run: FinishedRun) -> list[Section]:
     if grid is not None:
         caption = "Released images, a class a row where there are classes."
         released.append(Figure("Synthetic images", grid, caption, wide=True))
+    pairs = run.file(run.folder.plots / "aligned.png") if run.shows_private or run.shows_released else None
+    if pairs is not None:
+        released.append(Figure("Public images and their aligned versions", pairs, _ALIGNED, wide=True))
     released += _iterations(run)
     compared: list[Block] = []
     for name, title, caption in _PICTURES:

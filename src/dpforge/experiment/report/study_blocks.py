@@ -12,13 +12,18 @@ from dpforge.experiment.report.page import Cell as Shown
 from dpforge.experiment.report.wording import family_of
 from dpforge.experiment.study import RunRecord, Study
 from dpforge.experiment.study_cells import Cell, Composition, cells, comparisons, compositions, metrics_of
-from dpforge.experiment.study_metrics import LEADING, direction, shown_name
+from dpforge.experiment.study_metrics import LEADING, direction, of_one_protocol, shown_name
 
 CONTINUE = "The command that started it continues it; what was reserved stays charged."
 _RESEARCH = (
     "RESEARCH NOISE: the noise of at least one run came from a known seed, so that the table can be made"
     " again to the bit. Anyone can subtract that noise. The ε below are those of the same runs with"
     " secret noise; none of these tables should be released as private."
+)
+_PROTOCOLS = (
+    "Some scores of one data set were measured by different protocols (other images, numbers of images,"
+    " classifiers or versions). They do not compare: each protocol has columns of its own, named after it,"
+    " and no comparison uses them. Evaluate the runs again alike: dpforge-evaluate RUN…"
 )
 _NOT_DP = (
     "Runs marked NOT DP looked at real rows without noise. They show what privacy costs; they protect nobody."
@@ -96,6 +101,8 @@ def warnings(study: Study) -> list[Block]:
     """What a reader must know before any number."""
     labels = {run.label for run in study.runs} | {"NOT DP" for run in study.runs if not run.enabled}
     found = [text for label, text in (("RESEARCH NOISE", _RESEARCH), ("NOT DP", _NOT_DP)) if label in labels]
+    if any(of_one_protocol(metric) for metric in metrics_of(study)):
+        found.append(_PROTOCOLS)
     return [Text(found, "warning")] if found else []
 
 

@@ -13,7 +13,7 @@ from dpforge.nets.resnet import ACTIVATIONS, BUILDERS
 if TYPE_CHECKING:
     from dpforge.generators.dp_imgsyn.generator import DPImgSyn
 
-KINDS = ("once", "off", "upstream")
+KINDS = ("once", "poisson", "off", "upstream")
 LEAST_SIDE = 8  # of resnet9, which halves images three times
 _CHOICES: Mapping[str, Sequence[str]] = {
     "teacher.arch": tuple(BUILDERS),
@@ -29,11 +29,11 @@ _COUNTS = {
     "teacher.width": 1, "teacher.pool": 1, "teacher.groups": 1, "teacher.steps": 1, "teacher.views": 1,
     "teacher.shift": 0, "teacher.pretrain_epochs": 0, "synthesis.steps": 0, "synthesis.batch_size": 1,
     "student.width": 1, "student.pool": 1, "student.epochs": 1, "student.batch_size": 2, "student.shift": 0,
-    "num_samples": 2, "public_seed": 0,
+    "statistics.steps": 1, "num_samples": 2, "public_seed": 0,
 }  # fmt: skip
 _OPTIONAL = (
     "teacher.width", "teacher.pool", "teacher.groups", "teacher.steps", "teacher.epochs",
-    "teacher.expected_batch_size", "synthesis.batch_size", "student.width", "student.pool",
+    "teacher.expected_batch_size", "teacher.lr", "synthesis.batch_size", "student.width", "student.pool",
 )  # fmt: skip
 _POSITIVE = (
     "teacher.lr", "teacher.epochs", "teacher.expected_batch_size", "statistics.count_weight",
@@ -115,8 +115,8 @@ def _number_mistakes(model: DPImgSyn) -> list[str]:
 def _teacher_mistakes(model: DPImgSyn) -> list[str]:
     teacher, mistakes = model.teacher, []
     for one, other in (("steps", "epochs"), ("sampling_rate", "expected_batch_size")):
-        if (getattr(teacher, one) is None) == (getattr(teacher, other) is None):
-            mistakes.append(f"model.teacher: give exactly one of {one} and {other}; set the other to null.")
+        if getattr(teacher, one) is not None and getattr(teacher, other) is not None:
+            mistakes.append(f"model.teacher: give one of {one} and {other} at most; set the other to null.")
     if teacher.sampling_rate is not None and not (
         _number(teacher.sampling_rate) and 0 < teacher.sampling_rate <= 1
     ):
@@ -132,6 +132,8 @@ def _statistics_mistakes(model: DPImgSyn) -> list[str]:
             mistakes.append(f"model.statistics.{name}={value!r}: expected a number > 0, or auto.")
     if not (_number(settings.share) and 0 < settings.share < 1):
         mistakes.append(f"model.statistics.share={settings.share!r}: expected a number in (0, 1).")
+    if not (_number(settings.sampling_rate) and 0 < settings.sampling_rate <= 1):
+        mistakes.append(f"model.statistics.sampling_rate={settings.sampling_rate!r}: expected 0 < q <= 1.")
     layers = settings.layers
     if isinstance(layers, str):
         wrong = layers != "all"

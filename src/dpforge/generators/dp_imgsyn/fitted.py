@@ -90,6 +90,11 @@ class FittedImgSyn:
         """The public images the synthetic ones started from, in their order, as the teacher labels them."""
         return Images(self.images.public, self.images.public_labels)
 
+    @property
+    def public_start(self) -> Images:
+        """The public image behind each synthetic one, in the order in which all of these are sampled."""
+        return self.public_floor
+
     def sample(self, rows: int, rng: np.random.Generator) -> Images:
         """Return released images with ``teacher_logits`` and ``targets``; those of a class are adjacent.
 
@@ -133,7 +138,7 @@ class FittedImgSyn:
         net = new_student(self.model, self.schema, self.seed if seed is None else seed)
         train_student(
             net,
-            Lessons(pixels, logits, self.normalization),
+            Lessons(pixels, logits, self.normalization, self.teacher),
             self.model.student,
             random,
             on_epoch=lambda epoch, student, _: on_epoch(

@@ -29,7 +29,8 @@ from dpforge.generators.dp_imgsyn.settings import (
 )
 from dpforge.generators.dp_imgsyn.stages import Stages
 from dpforge.generators.dp_imgsyn.statistics import STATISTICS, count_coordinate, unit_sensitivity
-from dpforge.privacy.events import Gaussian, NonPrivate
+from dpforge.privacy.accounting import gaussian_noise_multiplier
+from dpforge.privacy.events import Gaussian, NonPrivate, PoissonSampled
 from dpforge.privacy.plan import Piece, Plan, Release, Training, make_plan
 from dpforge.privacy.spec import PrivacySpec, replace_factor
 
@@ -83,15 +84,11 @@ class DPImgSyn:
 
     def rate(self, schema: ImageSchema) -> float:
         """Return the sampling rate q, from configuration and public constants."""
-        if self.teacher.sampling_rate is not None:
-            return float(self.teacher.sampling_rate)
-        return min(float(self.teacher.expected_batch_size or 0) / nominal_units(schema), 1.0)
+        return self.teacher.rate(nominal_units(schema))
 
     def steps(self, schema: ImageSchema) -> int:
-        """Return T; of epochs E, E times the batches that a pass over the nominal rows takes."""
-        if self.teacher.steps is not None:
-            return self.teacher.steps
-        return math.ceil(float(self.teacher.epochs or 0) * math.ceil(1 / self.rate(schema) - 1e-9))
+        """Return the steps T of the teacher."""
+        return self.teacher.count(self.rate(schema))
 
     def plan(self, schema: ImageSchema, privacy: PrivacySpec) -> Plan:
         """One Gaussian release of the statistics, then DP-SGD for the rest of the budget.
@@ -113,10 +110,11 @@ class DPImgSyn:
                 privacy, releases=[release], training=training, shares=shares, unit=schema.unit.kind
             )
         bricks = []
-        if self.statistics.kind == "once":
-            bricks = [
-                Piece(STATISTICS, "gaussian", Gaussian(noise or 0), 1, release.sensitivity, release.reason)
-            ]
+        if self.statistics.kind in ("once", "poisson"):
+            rate, times = self.statistics.samples
+            noisy = Gaussian(self._sampled_noise(privacy) if noise is None else noise)
+            event = PoissonSampled(rate, noisy) if rate < 1 else noisy
+            bricks = [Piece(STATISTICS, "gaussian", event, times, release.sensitivity, release.reason)]
         plan = make_plan(privacy, training=training, bricks=bricks, unit=schema.unit.kind)
         if not self.not_dp:
             return plan
@@ -127,6 +125,15 @@ class DPImgSyn:
         count = count_coordinate(privacy.relation, self.statistics.count_weight)
         sensitivity = rows_per_unit(schema) * unit_sensitivity(privacy.relation, count)
         return Release(STATISTICS, sensitivity, _REASON)
+
+    def _sampled_noise(self, privacy: PrivacySpec) -> float:
+        """Return σ_s at which Poisson-sampled releases have their share of squared mu (central limit)."""
+        if privacy.target_epsilon is None:
+            return 0.0  # nothing is private
+        shares = privacy.shares({STATISTICS: self.statistics.share, "train": 1 - self.statistics.share})
+        mu = 1 / gaussian_noise_multiplier(privacy.target_epsilon, privacy.delta)
+        rate, times = self.statistics.samples
+        return 1 / math.sqrt(math.log1p(shares[STATISTICS] * mu**2 / (rate**2 * times)))
 
     def _statistics_noise(self, privacy: PrivacySpec) -> float | None:
         """Return σ_s where it is given, else None: it then follows from its share."""

@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 FACTOR = 0.1  # of the learning rate at each milestone
-POOLED_SIDE = 8
+POOLED_SIDE, ADAM_LR = 8, 2e-3
+# Chosen on 1,437 images of MNIST at 8 × 8 pixels and on all of it at 28 × 28; see TeacherSettings.
+LEAST_BATCH, USUAL_RATE, USUAL_STEPS, USUAL_LR = 360, 0.05, 100, 1.0
 
 
 def stepped(rate: float, done: float, milestones: Sequence[float]) -> float:
     """Return the learning rate after the share ``done`` of a training, a tenth at each milestone passed."""
     return rate * FACTOR ** sum(done >= milestone for milestone in milestones)
+
+
+def automatic_rate(nominal_units: float) -> float:
+    """Return a sampling rate for about so many units: 0.05, and more where that is a batch below 360."""
+    return min(1.0, max(USUAL_RATE, LEAST_BATCH / nominal_units))
+
+
+def automatic_steps(rate: float) -> int:
+    """Return 100 steps for batches of a twentieth; fewer, but with more records in all, for larger ones."""
+    return math.ceil(USUAL_STEPS * min(1.0, USUAL_RATE / rate) ** (2 / 3) - 1e-9)
+
+
+def automatic_lr(rate: float) -> float:
+    """Return a learning rate of SGD: 1 for batches of a twentieth, less for larger ones of fewer records."""
+    return USUAL_LR * min(1.0, USUAL_RATE / rate)
 
 
 def pool_of(settings: TeacherSettings | StudentSettings, height: int, width: int) -> int:
@@ -32,12 +50,14 @@ class TeacherSettings:
             is 1 for the others.
         groups: Of the normalisation; null for 8 (``small_cnn``) or 32.
         activation: ``tanh`` or ``relu``.
-        steps: Steps T of DP-SGD, >= 1; or null to use ``epochs``.
-        epochs: T = epochs · ⌈1/q⌉, rounded up.
-        sampling_rate: q in (0, 1]; or null to use ``expected_batch_size / nominal_rows``.
-        expected_batch_size: Expected number of units in a batch.
+        steps: Steps T of DP-SGD, >= 1.
+        epochs: T = epochs · ⌈1/q⌉ instead, rounded up. Null for both: :func:`automatic_steps`.
+        sampling_rate: q in (0, 1].
+        expected_batch_size: q = this / ``nominal_rows`` instead. Null for both: :func:`automatic_rate`. A
+            small set gets few steps with a large share of its images: the noise of a step is then small.
         optimizer: ``sgd`` (with ``momentum``) or ``adam``.
-        lr, momentum, weight_decay: Of the optimiser.
+        lr: Of the optimiser; null for :func:`automatic_lr` (``sgd``) or 0.002 (``adam``).
+        momentum, weight_decay: Of the optimiser.
         milestones: Shares of the steps after which the learning rate falls to a tenth.
         lr_decay: Linear decay to zero, beside the milestones.
         ema: Decay of an average of the released weights in [0, 1); 0 for none.
@@ -59,12 +79,12 @@ class TeacherSettings:
     pool: int | None = None
     groups: int | None = None
     activation: str = "tanh"
-    steps: int | None = 100
+    steps: int | None = None
     epochs: float | None = None
-    sampling_rate: float | None = 0.05
+    sampling_rate: float | None = None
     expected_batch_size: float | None = None
     optimizer: str = "sgd"
-    lr: float = 1.0
+    lr: float | None = None
     momentum: float = 0.9
     weight_decay: float = 0.0
     milestones: Sequence[float] = ()
@@ -79,14 +99,37 @@ class TeacherSettings:
     def __post_init__(self) -> None:
         object.__setattr__(self, "milestones", tuple(self.milestones))
 
+    def rate(self, nominal_units: float) -> float:
+        """Return the sampling rate q for about so many units."""
+        if self.sampling_rate is not None:
+            return float(self.sampling_rate)
+        if self.expected_batch_size is None:
+            return automatic_rate(nominal_units)
+        return min(float(self.expected_batch_size) / nominal_units, 1.0)
+
+    def count(self, rate: float) -> int:
+        """Return the steps T; of epochs E, E times the batches that a pass over the nominal rows takes."""
+        if self.steps is not None:
+            return self.steps
+        if self.epochs is None:
+            return automatic_steps(rate)
+        return math.ceil(float(self.epochs) * math.ceil(1 / rate - 1e-9))
+
+    def learning_rate(self, rate: float) -> float:
+        """Return the learning rate before any decay, given the sampling rate."""
+        if self.lr is not None:
+            return self.lr
+        return ADAM_LR if self.optimizer == "adam" else automatic_lr(rate)
+
 
 @dataclass(frozen=True)
 class StatisticsSettings:
     """The one release of the moments of the private set in the teacher's layers.
 
     Args:
-        kind: ``once``; ``off`` (images follow the teacher's labels alone); ``upstream``, the original's
-            recorder, which adds no noise and is NOT DP.
+        kind: ``once``; ``poisson``, the average of ``steps`` releases over Poisson samples, which is dearer
+            and there for comparison; ``off`` (images follow the teacher's labels alone); ``upstream``, the
+            original's recorder, which adds no noise and is NOT DP.
         noise_multiplier: σ_s; ``auto`` takes ``share`` of the budget, or 20 beside a given
             ``privacy.noise_multiplier``.
         share: Share of the budget of squared mu, in (0, 1), where the noise is automatic.
@@ -94,6 +137,7 @@ class StatisticsSettings:
             images.
         count_weight: κ/R > 0; the coordinate that counts records.
         layers: ``all``, or the numbers of normalisation layers from 0. Fewer mean less noise in each.
+        steps, sampling_rate: Of ``poisson``: releases >= 1 and their rate in (0, 1].
     """
 
     kind: str = "once"
@@ -102,10 +146,17 @@ class StatisticsSettings:
     radius: str | float = "auto"
     count_weight: float = 0.1
     layers: str | Sequence[int] = "all"
+    steps: int = 20
+    sampling_rate: float = 0.05
 
     def __post_init__(self) -> None:
         if not isinstance(self.layers, str):
             object.__setattr__(self, "layers", tuple(self.layers))
+
+    @property
+    def samples(self) -> tuple[float, int]:
+        """Sampling rate and number of the releases."""
+        return (float(self.sampling_rate), self.steps) if self.kind == "poisson" else (1.0, 1)
 
 
 @dataclass(frozen=True)
@@ -145,25 +196,29 @@ class StudentSettings:
         width: Channels of the first layer; null for 16 (``small_cnn``) or 64.
         pool: Average squares of so many pixels a side first; null leaves ``small_cnn`` 8 or more a side, and
             is 1 for the others.
-        temperature: T > 0 of both softmaxes. A large one, as the published 100, is a regression on logits,
-            which diverges at this learning rate when the teacher's logits are large.
+        temperature: T > 0 of both softmaxes. The larger it is, the nearer to a regression on logits, which
+            diverges at a large learning rate when the teacher's logits are large; published is 100.
         alpha: Weight of T² KL(teacher ‖ student), >= 0.
         beta: Weight of the cross-entropy with the teacher's most likely class, >= 0.
         lr, momentum, weight_decay: Of SGD.
         epochs: Passes over the images, >= 1.
         batch_size: Images a step, >= 2.
         milestones: Shares of the epochs after which the learning rate falls to a tenth.
+        lr_decay: Linear decay to zero, epoch by epoch, beside the milestones.
         shift: Images are moved by up to so many pixels, black moving in.
         flip: Half of them are mirrored.
+        mix: Learn from random mixtures of two (moved, mirrored) images each, which the released teacher
+            labels anew. Otherwise from its labels of the images as they are.
 
     References:
-        Hinton, Vinyals and Dean, *Distilling the Knowledge in a Neural Network* (2015).
+        Hinton, Vinyals and Dean, *Distilling the Knowledge in a Neural Network* (2015); Beyer et al.,
+        *Knowledge Distillation: A Good Teacher Is Patient and Consistent* (CVPR 2022).
     """
 
     arch: str = "small_cnn"
     width: int | None = None
     pool: int | None = None
-    temperature: float = 4.0
+    temperature: float = 20.0
     alpha: float = 1.0
     beta: float = 0.0
     lr: float = 0.1
@@ -171,9 +226,11 @@ class StudentSettings:
     weight_decay: float = 1e-4
     epochs: int = 40
     batch_size: int = 64
-    milestones: Sequence[float] = (0.6, 0.75, 0.9)
+    milestones: Sequence[float] = ()
+    lr_decay: bool = True
     shift: int = 0
     flip: bool = False
+    mix: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "milestones", tuple(self.milestones))

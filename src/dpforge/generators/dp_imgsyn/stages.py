@@ -38,6 +38,7 @@ from dpforge.generators.dp_imgsyn.synthesis import TERMS, Target, aligned
 from dpforge.generators.dp_imgsyn.teacher import new_teacher, train_teacher
 from dpforge.generators.dp_imgsyn.transform import normalization_of
 from dpforge.generators.storage import load_state, save_state, write_atomic
+from dpforge.generators.training import TrainingData
 from dpforge.privacy.sampling import PoissonSampler
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class Stages:
         facts = self._statistics(teacher, chosen)
         self._pause("the layer statistics")
         images = self._synthesis(teacher, chosen, facts)
-        student = self._student(images)
+        student = self._student(images, teacher)
         return FittedImgSyn(
             self.model, self.schema, images, teacher, student, self.normalization, facts, self.run.seed
         )
@@ -140,11 +141,15 @@ class Stages:
         piece = run.access.piece(STATISTICS)
         count = count_coordinate(run.spec.relation, settings.count_weight)
         scale = piece.sensitivity * piece.noise_multiplier
-        error = standard_error(scale, reference, count, self.schema.nominal_rows)
+        rate, times = settings.samples
+        rows = self.schema.nominal_rows * rate * times
+        error = standard_error(scale * math.sqrt(times), reference, count, rows)
         warn_of_noise(error)
-        vector = release_vector(self._moments(teacher, layers, self.data.train.pixels), reference, count)
-        noisy = run.access.gaussian(STATISTICS, vector, radius=reference.radius)
-        found = released_statistics(noisy, reference, count, self.schema.nominal_rows)
+        noisy = np.zeros(reference.center.size + 1)
+        for step, pixels in enumerate(self._sampled(rate, times)):
+            vector = release_vector(self._moments(teacher, layers, pixels), reference, count)
+            noisy += run.access.gaussian(STATISTICS, vector, step=step, radius=reference.radius)
+        found = released_statistics(noisy, reference, count, rows)
         run.log(self.steps + 1, {"statistics/standard_error": error}, "public")
         return {
             "mean": found.mean,
@@ -156,6 +161,14 @@ class Stages:
             "noise_scale": np.array([scale]),
             "standard_error": np.array([error]),
         }
+
+    def _sampled(self, rate: float, times: int) -> Iterator[np.ndarray]:
+        """Yield private images that take part in each release of the statistics."""
+        whole = TrainingData(lambda rows, _: (rows,), len(self.data.train), self.data.units)
+        sampler = PoissonSampler(whole.unit_count(), rate, self.run.access.random, STATISTICS)
+        expand = whole.rows_of()
+        for step in range(times):
+            yield self.data.train.pixels[expand(sampler.sample(step))]
 
     def _recorded(self, teacher: nn.Module) -> dict[str, np.ndarray]:
         """Moments as the original records them, without noise."""
@@ -226,7 +239,7 @@ class Stages:
         self.run.samples.mkdir(parents=True, exist_ok=True)
         write_atomic(self.run.samples / CSV, text.getvalue().encode())
 
-    def _student(self, images: ReleasedImages) -> nn.Module:
+    def _student(self, images: ReleasedImages, teacher: nn.Module) -> nn.Module:
         folder = self.run.checkpoints / "student"
         net = new_student(self.model, self.schema, self.run.seed).to(self.device)
         optimizer, first = student_optimizer(net, self.model.student), 0
@@ -245,7 +258,7 @@ class Stages:
 
         student = train_student(
             net,
-            Lessons(images.pixels, images.teacher_logits, self.normalization),
+            Lessons(images.pixels, images.teacher_logits, self.normalization, teacher),
             self.model.student,
             self.run.random,
             optimizer=optimizer,

@@ -163,7 +163,7 @@ def release_vector(moments: Iterator[np.ndarray], reference: Reference, count: f
 
 
 def released_statistics(
-    noisy: np.ndarray, reference: Reference, count: float, nominal_rows: int
+    noisy: np.ndarray, reference: Reference, count: float, nominal_rows: float
 ) -> LayerStatistics:
     """Turn a noisy :func:`release_vector` into means and variances; post-processing.
 
@@ -177,7 +177,7 @@ def released_statistics(
     return LayerStatistics(first, np.maximum(second - first**2, floor))
 
 
-def standard_error(scale: float, reference: Reference, count: float, nominal_rows: int) -> float:
+def standard_error(scale: float, reference: Reference, count: float, nominal_rows: float) -> float:
     """Return the noise on a standardised coordinate of the mean, in public standard deviations.
 
     Args:

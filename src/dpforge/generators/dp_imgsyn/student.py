@@ -28,11 +28,26 @@ class Lessons:
         pixels: Released images, uint8 ``(n, H, W, C)``.
         logits: The teacher's logits of them, float32 ``(n, K)``.
         normalization: Public constants.
+        teacher: The released teacher, asked about mixtures; not needed without them.
     """
 
     pixels: np.ndarray
     logits: np.ndarray
     normalization: Normalization
+    teacher: nn.Module | None = None
+
+    def batch(
+        self, rows: np.ndarray, settings: StudentSettings, rng: np.random.Generator, device: str
+    ) -> tuple[Tensor, Tensor]:
+        """Return what a student sees of images, normalised ``(b, C, H, W)``, and the teacher's logits."""
+        views = random_views(self.pixels[rows], rng, shift=settings.shift, flip=settings.flip)[:, 0]
+        x = self.normalization.normalized(views).to(device)
+        if not settings.mix or self.teacher is None:
+            return x, torch.from_numpy(self.logits[rows]).to(device)
+        share = torch.from_numpy(rng.random((len(rows), 1, 1, 1), dtype=np.float32)).to(device)
+        x = share * x + (1 - share) * x[torch.from_numpy(rng.permutation(len(rows))).to(device)]
+        with torch.no_grad():
+            return x, self.teacher(x)
 
 
 def student_net(settings: StudentSettings, schema: ImageSchema, seed: int) -> nn.Module:
@@ -70,6 +85,13 @@ def student_optimizer(net: nn.Module, settings: StudentSettings) -> torch.optim.
     )
 
 
+def learning_rate(settings: StudentSettings, epoch: int) -> float:
+    """Return the learning rate of an epoch, counted from 0."""
+    done = epoch / settings.epochs
+    rate = settings.lr * (1 - done) if settings.lr_decay else settings.lr
+    return stepped(rate, done, settings.milestones)
+
+
 def train_student(
     net: nn.Module,
     lessons: Lessons,
@@ -95,16 +117,16 @@ def train_student(
     """
     net.to(device)
     optimizer = optimizer or student_optimizer(net, settings)
-    logits = torch.from_numpy(lessons.logits)
+    if lessons.teacher is not None:
+        lessons.teacher.to(device).eval()
     for epoch in range(first_epoch, settings.epochs):
         for group in optimizer.param_groups:
-            group["lr"] = stepped(settings.lr, epoch / settings.epochs, settings.milestones)
+            group["lr"] = learning_rate(settings, epoch)
         rng = random.generator("student/epoch", epoch)
         net.train()
         for rows in _batches(rng.permutation(len(lessons.pixels)), settings.batch_size):
-            views = random_views(lessons.pixels[rows], rng, shift=settings.shift, flip=settings.flip)
-            x = lessons.normalization.normalized(views[:, 0])
-            loss = distillation_loss(net(x.to(device)), logits[rows].to(device), settings)
+            x, logits = lessons.batch(rows, settings, rng, device)
+            loss = distillation_loss(net(x), logits, settings)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -13,7 +13,7 @@ from torch.nn import functional
 from dpforge.data import ImageDataset, Images, ImageSchema
 from dpforge.errors import ConfigError
 from dpforge.generators.base import RunContext, rows_per_unit
-from dpforge.generators.dp_imgsyn.settings import TeacherSettings, pool_of, stepped
+from dpforge.generators.dp_imgsyn.settings import USUAL_RATE, TeacherSettings, pool_of, stepped
 from dpforge.generators.dp_imgsyn.transform import Normalization, random_views
 from dpforge.generators.optimization import Optimization
 from dpforge.generators.training import TrainingData, train
@@ -46,13 +46,16 @@ class TeacherModule(PrivateModule):
         net: All its parameters are trained on private images.
         settings: How to optimise.
         steps: Number of steps that the schedule is made for.
+        rate: Sampling rate, which an automatic learning rate depends on.
     """
 
-    def __init__(self, net: nn.Module, settings: TeacherSettings, steps: int) -> None:
+    def __init__(
+        self, net: nn.Module, settings: TeacherSettings, steps: int, rate: float = USUAL_RATE
+    ) -> None:
         super().__init__()
         self.net, self.settings = net, settings
         self.optimization = Optimization(
-            settings.lr, settings.weight_decay, settings.lr_decay, settings.ema, steps
+            settings.learning_rate(rate), settings.weight_decay, settings.lr_decay, settings.ema, steps
         )
         self.average = copy.deepcopy(net).requires_grad_(False) if settings.ema else None
 
@@ -76,9 +79,14 @@ class TeacherModule(PrivateModule):
         """SGD with momentum, or Adam, over all parameters."""
         settings, parameters = self.settings, list(self.net.parameters())
         if settings.optimizer == "adam":
-            return torch.optim.Adam(parameters, settings.lr, weight_decay=settings.weight_decay)
+            return torch.optim.Adam(
+                parameters, self.optimization.learning_rate, weight_decay=settings.weight_decay
+            )
         return torch.optim.SGD(
-            parameters, settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
+            parameters,
+            self.optimization.learning_rate,
+            momentum=settings.momentum,
+            weight_decay=settings.weight_decay,
         )
 
     def learning_rate(self, step: int) -> float:
@@ -202,7 +210,7 @@ def train_teacher(
         x = normalization.normalized(views.reshape(-1, *schema.shape))
         return x.view(*views.shape[:2], *x.shape[1:]), labels[rows]
 
-    module = TeacherModule(net, settings, steps)
+    module = TeacherModule(net, settings, steps, sampling_rate)
     if settings.standardize_weights:
         standardize_filters(module.net)
     train(

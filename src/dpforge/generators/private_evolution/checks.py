@@ -12,19 +12,22 @@ from dpforge.errors import did_you_mean
 from dpforge.features import EXTRACTORS
 from dpforge.generators.private_evolution.nearest import DISTANCES
 from dpforge.generators.private_evolution.population import SELECTIONS
+from dpforge.generators.private_evolution.upstream import MODES
 
 if TYPE_CHECKING:
     from dpforge.generators.private_evolution.settings import PrivateEvolution
 
 EMBEDDINGS = tuple(EXTRACTORS)
 PRIORS = ("uniform", "public", "dp_counts")
-NOISES = ("auto", "rounded_gaussian", "gaussian")
+NOISES = ("auto", "rounded_gaussian", "discrete_gaussian", "gaussian")
+WHOLE = ("rounded_gaussian", "discrete_gaussian")
 _CHOICES = {
     "distance": DISTANCES,
     "selection": SELECTIONS,
     "class_prior": PRIORS,
     "embedding": EMBEDDINGS,
     "noise": NOISES,
+    "mode": MODES,
 }
 _LEAST = {
     "num_iterations": 1,
@@ -67,10 +70,8 @@ def _combination_mistakes(model: PrivateEvolution) -> list[str]:
             f"model.packing={model.packing} with lookahead_degree=0 would place all points of a candidate on"
             " top of each other. Use packing=1, or a lookahead_degree >= 1."
         )
-    if model.noise == "rounded_gaussian" and model.num_nearest_neighbors != 1:
-        texts.append(
-            "model.noise=rounded_gaussian needs whole votes: num_nearest_neighbors=1. Use noise=auto."
-        )
+    if model.noise in WHOLE and model.num_nearest_neighbors != 1:
+        texts.append(f"model.noise={model.noise} needs whole votes: num_nearest_neighbors=1. Use noise=auto.")
     if (model.class_prior == "public") != (model.class_fractions is not None):
         texts.append(
             f"model.class_prior={model.class_prior} and class_fractions="
@@ -93,9 +94,9 @@ def _schedule_mistakes(model: PrivateEvolution) -> list[str]:
     if texts:
         return texts
     sizes = model.num_samples_schedule
-    values: list[Any] = list(sizes) if isinstance(sizes, Sequence) else [sizes]
-    if any(not _is_whole(n) or n < 1 for n in values):
-        return [f"model.num_samples_schedule={sizes!r}: expected whole numbers >= 1."]
+    values: list[Any] = list(sizes) if isinstance(sizes, Sequence) and sizes != "auto" else [sizes]
+    if sizes != "auto" and any(not _is_whole(n) or n < 1 for n in values):
+        return [f"model.num_samples_schedule={sizes!r}: expected auto, or whole numbers >= 1."]
     if any(not (_is_number(w) and 0 < w < math.inf) for w in model.noise_schedule or ()):
         texts.append(f"model.noise_schedule={model.noise_schedule!r}: expected finite numbers > 0.")
     degrees = model.variation_degree_schedule
@@ -123,7 +124,7 @@ def schema_mistakes(model: PrivateEvolution, schema: ImageSchema) -> list[str]:
         ]
     classes = model.released_schema(schema).classes
     texts = _fraction_mistakes(model, classes) + _start_mistakes(model.initial_samples)
-    fewest, count = min(model.sizes()), max(1, len(classes))
+    fewest, count = min(model.sizes(schema.nominal_rows)), max(1, len(classes))
     if fewest < count:
         texts.append(
             f"model.num_samples_schedule has {fewest} images for {count} classes: expected at least one of"
@@ -132,9 +133,9 @@ def schema_mistakes(model: PrivateEvolution, schema: ImageSchema) -> list[str]:
     naming = getattr(model.api, "class_mistakes", None)
     if naming is not None:
         texts += list(naming(classes))
-    if schema.unit.kind == "user" and model.noise == "rounded_gaussian":
+    if schema.unit.kind == "user" and model.noise in WHOLE:
         texts.append(
-            "model.noise=rounded_gaussian needs whole votes; those of a user are scaled. Use noise=auto."
+            f"model.noise={model.noise} needs whole votes; those of a user are scaled. Use noise=auto."
         )
     return texts or _rank_mistakes(model, schema)
 
@@ -161,12 +162,6 @@ def _fraction_mistakes(model: PrivateEvolution, classes: Sequence[str]) -> list[
 def _start_mistakes(path: str | None) -> list[str]:
     if path is None:
         return []
-    if any((folder / "ledger.jsonl").exists() for folder in Path(path).resolve().parents):
-        return [
-            f"model.initial_samples={path} belongs to a run on private data. Its votes were paid for in that"
-            " run's ledger, which this run would not contain, so its epsilon would be too small. Start from"
-            " public images, or make one run with more iterations."
-        ]
     return [] if Path(path).is_file() else [f"model.initial_samples={path}: there is no such file."]
 
 
@@ -176,8 +171,8 @@ def _rank_mistakes(model: PrivateEvolution, schema: ImageSchema) -> list[str]:
     shares = model.public_shares(schema)
     grown = 1 + model.initial_variation_fold
     for iteration in range(1, model.num_iterations + 1):
-        candidates = grown * model.block_sizes(iteration - 1, shares)
-        wanted = model.block_sizes(iteration, shares)
+        candidates = grown * model.block_sizes(iteration - 1, shares, schema.nominal_rows)
+        wanted = model.block_sizes(iteration, shares, schema.nominal_rows)
         if (wanted > candidates).any():
             return [
                 f"model.selection=rank: iteration {iteration} asks for {int(wanted.max())} parents of a class"

@@ -30,7 +30,7 @@ def initial_population(
         shares: Share of each class, ``(K,)``.
         run: Public randomness.
     """
-    sizes = model.block_sizes(0, shares)
+    sizes = model.block_sizes(0, shares, schema.nominal_rows)
     if model.initial_samples is None:
         labels = np.repeat(np.arange(len(sizes)), sizes)
         first = drawn(model.api, labels, run.random.generator("evolution/random"))

@@ -15,11 +15,13 @@ from dpforge.errors import Interrupted, PrivacyError
 from dpforge.generators.base import RunContext
 from dpforge.generators.private_evolution.budget import CLASS_COUNTS, VOTES, iterations_of, vote_use
 from dpforge.generators.private_evolution.calls import varied
+from dpforge.generators.private_evolution.earlier import take_over
 from dpforge.generators.private_evolution.embedding import make_extractor, mean_features, private_features
 from dpforge.generators.private_evolution.files import load_progress, sample_file
 from dpforge.generators.private_evolution.fitted import FittedEvolution
 from dpforge.generators.private_evolution.initial import initial_population
 from dpforge.generators.private_evolution.population import Population, kept_votes, parents, together
+from dpforge.generators.private_evolution.upstream import noise_scale, noisy_counts
 from dpforge.generators.private_evolution.voting import Ballot, Electorate, count_classes, count_votes
 from dpforge.privacy.sampling import PoissonSampler
 
@@ -56,9 +58,10 @@ class Evolution:
         Raises:
             Interrupted: The run was asked to stop; what is complete is on disk.
         """
+        take_over(self.run.access)
         estimate = getattr(self.model.api, "estimate", None)
         if estimate is not None:
-            _log.info("%s", estimate(*self.model.api_images()))
+            _log.info("%s", estimate(*self.model.api_images(self.schema.nominal_rows)))
         self.model.api.prepare(self.schema.classes, self.run.runtime.device, self.run.checkpoints.parent)
         self.progress.check_public({"api": self.model.api.describe(), "embedding": self.extract.describe()})
         population = self.progress.population()
@@ -105,12 +108,17 @@ class Evolution:
     def _release(self, iteration: int, candidates: Population) -> np.ndarray:
         """Count votes and return them with noise: the only values that leave the private images."""
         points = self._points(iteration, candidates)
-        ballot = Ballot(self.model.num_nearest_neighbors, self.model.packing, self.model.distance)
+        raw = self.model.mode == "upstream"
+        ballot = Ballot(self.model.num_nearest_neighbors, self.model.packing, self.model.distance, raw)
         name, use = vote_use(self.run.access.ledger.plan, iteration)
         blocks = candidates.blocks(self.schema.num_classes)
         voters = self._turnout(iteration)
         votes = count_votes(voters, points, blocks, ballot, self.run.runtime.device)
         noisy = self.run.access.gaussian(name, votes, step=use, sampling_rate=self.model.subsample)
+        if raw:
+            rng = self.run.random.generator("evolution/upstream noise", iteration)
+            folder = self.run.checkpoints.parent / "private" / "upstream" / str(iteration)
+            return noisy_counts(noisy, blocks, self._noise(iteration)[0], rng, folder)
         # Rounding a noisy count is post-processing.
         return np.rint(noisy) if self.model.whole_votes(self.schema) else noisy
 
@@ -148,7 +156,7 @@ class Evolution:
         scale, threshold = self._noise(iteration)
         worth = kept_votes(noisy, threshold)
         rng = self.run.random.generator("evolution/parents", iteration)
-        wanted = self.model.block_sizes(iteration, shares)
+        wanted = self.model.block_sizes(iteration, shares, self.schema.nominal_rows)
         blocks = candidates.blocks(self.schema.num_classes)
         self._log_votes(iteration, noisy, worth, blocks, scale, threshold)
         return np.concatenate(
@@ -162,6 +170,8 @@ class Evolution:
         """Standard deviation of the noise on a vote, and the threshold; public."""
         piece = self.run.access.piece(vote_use(self.run.access.ledger.plan, iteration)[0])
         scale = piece.sensitivity * piece.noise_multiplier
+        if self.model.mode == "upstream":
+            scale = noise_scale(self.run.spec, self.model.num_nearest_neighbors)
         threshold = self.model.threshold
         return scale, math.sqrt(2) * scale if isinstance(threshold, str) else float(threshold)
 
@@ -182,7 +192,7 @@ class Evolution:
             "evolution/candidates_kept": float((worth > 0).sum()),
             "evolution/largest_vote": float(noisy.max(initial=0.0)),
         }
-        self.run.log(iteration, released, "dp")
+        self.run.log(iteration, released, "dp" if self.model.mode == "dp" else "private")
         voters = self.schema.nominal_rows * self.model.subsample / len(blocks)
         if iteration == 1 and threshold > 0 and voters / threshold < FEW:
             _log.warning(
@@ -208,7 +218,11 @@ class Evolution:
         features = private_features(self.extract, data.train.pixels, self.run.checkpoints.parent / "private")
         conditional = len(self.schema.classes) > 0
         labels = data.train.labels if conditional else np.zeros_like(data.train.labels)
-        units = None if data.units is None else np.unique(data.units, return_inverse=True)[1].reshape(-1)
+        units = (
+            None
+            if data.units is None or self.model.mode == "upstream"
+            else np.unique(data.units, return_inverse=True)[1].reshape(-1)
+        )
         return Electorate(features, labels, units)
 
     def _commit(self) -> None:

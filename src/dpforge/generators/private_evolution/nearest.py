@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from hashlib import blake2b
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -10,6 +12,8 @@ DISTANCES = ("l2", "ip", "cosine")
 # Scores held at once, 16 MB of float32: enough for a fast product, whatever the numbers of rows are.
 SCORES = 1 << 22
 LEAST_ROWS = 64
+CACHED = 1 << 17
+SKETCH = 16  # columns that tell points apart
 
 
 def nearest(
@@ -53,16 +57,21 @@ def unit_rows(vectors: np.ndarray) -> np.ndarray:
 
 
 def _distinct(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """First position of each distinct point, in order; and which of them every point is."""
+    """First position of each distinct point, in order; and which of them every point is.
+
+    A few columns tell most points apart; only those that agree in them are compared as a whole.
+    """
+    columns = np.linspace(0, points.shape[1] - 1, min(points.shape[1], SKETCH)).astype(np.int64)
     # -0.0 and 0.0 are one value with two spellings.
-    keys = np.fromiter((hash((row + 0.0).tobytes()) for row in points), dtype=np.int64, count=len(points))
-    _, start, inverse = np.unique(keys, return_index=True, return_inverse=True)
-    if not np.array_equal(points[start[inverse]], points):  # two points with one hash
-        _, start, inverse = np.unique(points, axis=0, return_index=True, return_inverse=True)
-    order = np.argsort(start)
-    rank = np.empty_like(order)
-    rank[order] = np.arange(len(order))
-    return start[order], rank[inverse.reshape(-1)]
+    sketch = np.ascontiguousarray(points[:, columns] + 0.0)
+    keys = sketch.view(np.dtype((np.void, sketch.itemsize * len(columns)))).reshape(-1)
+    _, which, counts = np.unique(keys, return_inverse=True, return_counts=True)
+    same, seen = np.arange(len(points)), {}
+    for position in np.flatnonzero(counts[which] > 1):
+        digest = blake2b(points[position] + 0.0, digest_size=32).digest()
+        same[position] = seen.setdefault(digest, position)
+    first = np.flatnonzero(same == np.arange(len(points)))
+    return first, np.searchsorted(first, same)
 
 
 def _ranked(
@@ -75,27 +84,46 @@ def _ranked(
 ) -> np.ndarray:
     """Positions of the ``count`` best of distinct points, best first; or of the points they stand for."""
     candidates = torch.from_numpy(points).to(device)
-    squares = candidates.square().sum(1)
+    squares = _squares(candidates)
     columns = None if group is None else torch.from_numpy(group).to(device)
     out = np.empty((len(voters), count), dtype=np.int64)
     step = max(LEAST_ROWS, SCORES // len(points if group is None else group))
+    # One buffer for all blocks: fresh memory costs more to touch than the scores to compute.
+    buffer = torch.empty(min(step, len(voters)), len(points), device=device)
     for start in range(0, len(voters), step):
         block = torch.from_numpy(voters[start : start + step]).to(device)
         # |x - e|^2 without |x|^2, in the one call that multiplies.
-        scores = torch.addmm(squares, block, candidates.T, beta=int(distance == "l2"), alpha=-2)
+        scores = buffer[: len(block)]
+        torch.addmm(squares, block, candidates.T, beta=int(distance == "l2"), alpha=-2, out=scores)
         if columns is not None:
             scores = scores[:, columns]
-        out[start : start + step] = _smallest(scores, count).cpu().numpy()
+        out[start : start + step] = _smallest(scores, count)
     return out
 
 
-def _smallest(scores: Tensor, count: int) -> Tensor:
+def _squares(points: Tensor) -> Tensor:
+    """Squared lengths of the rows, in parts that stay in the processor's cache."""
+    parts = [part.square().sum(1) for part in points.split(max(1, CACHED // points.shape[1]))]
+    return torch.cat(parts)
+
+
+def _smallest(scores: Tensor, count: int) -> np.ndarray:
     """Columns of the smallest entries of each row in order, ties to the lowest column; uses up ``scores``.
 
-    A pass for each is faster than a partial sort for the few that are asked for.
+    A pass for each is faster than a partial sort for the few that are asked for, and numpy's pass over a
+    contiguous row faster than torch's.
     """
-    found = [scores.argmin(1, keepdim=True)]
+    place = _first_on_cpu if scores.device.type == "cpu" else _first_on_gpu
+    found = [place(scores)]
     for _ in range(count - 1):
-        scores.scatter_(1, found[-1], torch.inf)
-        found.append(scores.argmin(1, keepdim=True))
-    return torch.cat(found, dim=1)
+        scores.scatter_(1, torch.from_numpy(found[-1]).to(scores.device)[:, None], torch.inf)
+        found.append(place(scores))
+    return np.stack(found, axis=1)
+
+
+def _first_on_cpu(scores: Tensor) -> np.ndarray:
+    return scores.numpy().argmin(1)
+
+
+def _first_on_gpu(scores: Tensor) -> np.ndarray:
+    return scores.argmin(1).cpu().numpy()

@@ -50,11 +50,13 @@ class Ballot:
         neighbors: Candidates that each voter names, k >= 1.
         packing: Points of each candidate, P >= 1.
         distance: See :func:`~dpforge.generators.private_evolution.nearest.nearest`.
+        raw: Count every vote as 1 instead of scaling a voter's to norm 1: what the original does, NOT DP.
     """
 
     neighbors: int = 1
     packing: int = 1
     distance: str = "l2"
+    raw: bool = False
 
 
 def count_votes(
@@ -85,7 +87,7 @@ def count_votes(
     for label, block in enumerate(blocks):
         rows = np.flatnonzero(electorate.labels == label)
         named = _named(electorate.features[rows], [p[block] for p in points], ballot, device)
-        shares = _shares(named, ballot.packing)
+        shares = np.ones(named.shape) if ballot.raw else _shares(named, ballot.packing)
         if electorate.units is None:
             total[block] += np.bincount(named.reshape(-1), shares.reshape(-1), block.stop - block.start)
             continue

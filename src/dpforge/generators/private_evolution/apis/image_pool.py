@@ -17,6 +17,7 @@ from dpforge.features import EXTRACTORS, cached_features, extractor
 # Sim-PE's sizes of the neighbour list, iteration 0 first.
 NEIGHBOURS = (1000, 1000, 500, 200, 100, 50, 20)
 SCORES = 1 << 24
+AXES_IMAGES = 5000  # images that the principal axes are found from
 
 
 @dataclass(frozen=True)
@@ -26,12 +27,18 @@ class ImagePool:
     The variation degree is the length of the list of neighbours (the image itself among them) from which one
     is drawn with equal chances. Side information is the position in the pool.
 
+    With ``mixing`` the image goes part of the way to that neighbour instead, along the first principal
+    components of the pool, and keeps what they do not describe: images that the pool does not hold. Side
+    information is then the position of the one of the two that it is nearer to.
+
     Args:
         pool: Name of a public image data set, its configuration, or a folder of public images.
         image_size: Height and width to bring the images to; null keeps those of the pool.
         embedding: Feature extractor that neighbours are found with.
         embedding_weights: File or folder with its weights, where the user supplies them.
         max_images: Images of the pool that are used, from the first on; null for all.
+        mixing: Largest part of the way, in [0, 1]; each variation draws its own. 0 gives images of the pool.
+        components: Principal components that are mixed, >= 1.
         max_batch: Images looked up at once.
 
     Raises:
@@ -51,6 +58,8 @@ class ImagePool:
     embedding: str = "pixels"
     embedding_weights: str | None = None
     max_images: int | None = None
+    mixing: float = 0.0
+    components: int = 64
     max_batch: int = 4096
     _loaded: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -69,6 +78,10 @@ class ImagePool:
             )
         if self.max_images is not None and (not isinstance(self.max_images, int) or self.max_images < 1):
             mistakes.append(f"model.api.max_images={self.max_images!r}: expected a whole number >= 1.")
+        if not 0 <= self.mixing <= 1:
+            mistakes.append(f"model.api.mixing={self.mixing!r}: expected a number in [0, 1].")
+        if not isinstance(self.components, int) or self.components < 1:
+            mistakes.append(f"model.api.components={self.components!r}: expected a whole number >= 1.")
         if mistakes:
             raise ConfigError(mistakes)
 
@@ -116,6 +129,8 @@ class ImagePool:
         self._loaded.update(
             pixels=images.pixels, features=features, device=device, sha256=digest, space=extract.describe()
         )
+        if self.mixing:
+            self._loaded["axes"] = principal_axes(images.pixels, self.components)
 
     def random(self, labels: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Draw images without replacement, over and over where more are asked for than there are."""
@@ -135,6 +150,8 @@ class ImagePool:
         for start in range(0, len(info), step):
             part = slice(start, start + step)
             found[part] = self._neighbours(info[part], ranks[part])
+        if self.mixing:
+            return self._mixed(images, info, found, rng)
         return self._loaded["pixels"][found], found
 
     def describe(self) -> dict[str, Any]:
@@ -144,7 +161,20 @@ class ImagePool:
             "pool_sha256": self._loaded["sha256"],
             "images": len(self._loaded["pixels"]),
             "embedding": self._loaded["space"],
+            **({"mixing": self.mixing, "components": self.components} if self.mixing else {}),
         }
+
+    def _mixed(
+        self, images: np.ndarray, info: np.ndarray, found: np.ndarray, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Move images along the latent axes towards the pool's images ``found``."""
+        shares = self.mixing * rng.random(len(info), dtype=np.float32)
+        start = images.reshape(len(images), -1).astype(np.float32)
+        aims = self._loaded["pixels"][found].reshape(len(found), -1).astype(np.float32)
+        axes = self._loaded["axes"]
+        moved = start + ((aims - start) @ axes.T * shares[:, None]) @ axes
+        pixels = np.rint(moved).clip(0, 255).astype(np.uint8).reshape(images.shape)
+        return pixels, np.where(shares > 0.5, found, info)
 
     def _neighbours(self, positions: np.ndarray, ranks: np.ndarray) -> np.ndarray:
         """The neighbour of each position at its rank; rank 0 is the nearest, as a rule the image itself."""
@@ -153,3 +183,20 @@ class ImagePool:
         distances = features.square().sum(1) - 2 * features[torch.from_numpy(chosen)] @ features.T
         near = distances.topk(int(ranks.max(initial=0)) + 1, dim=1, largest=False, sorted=True).indices
         return near.cpu().numpy()[where.reshape(-1), ranks]
+
+
+def principal_axes(pixels: np.ndarray, count: int) -> np.ndarray:
+    """Return orthonormal axes of the most variance, float32 ``(min(count, n, d), d)``, of images ``(n, …)``.
+
+    By randomised subspace iteration with a fixed start, so that a resumed run has the same axes.
+
+    References:
+        Halko, Martinsson and Tropp, *Finding Structure with Randomness* (SIAM Review 2011), algorithm 4.4.
+    """
+    rows = pixels[:AXES_IMAGES].reshape(min(len(pixels), AXES_IMAGES), -1).astype(np.float32)
+    rows -= rows.mean(0)
+    width = min(count, *rows.shape)
+    guess = np.random.default_rng(0).standard_normal((rows.shape[1], width)).astype(np.float32)
+    for _ in range(3):
+        guess = np.linalg.qr(rows.T @ (rows @ guess))[0]
+    return np.ascontiguousarray(guess.T)

@@ -1,0 +1,1 @@
+"""Searches over configurations, and what they cost: the sweeper behind ``sweep=optuna``."""

@@ -1,0 +1,60 @@
+"""A search over configurations: which search it is, and what holds before its first run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from dpforge.errors import ConfigError
+from dpforge.sweep.runs import Candidate
+from dpforge.sweep.settings import SearchSettings
+from dpforge.sweep.space import Space
+
+FOLDER = "search"
+Launch = Callable[[Sequence[Sequence[str]]], None]
+
+
+def run_search(settings: SearchSettings, words: Sequence[str], launch: Launch) -> None:
+    """Run a search to its end, or the rest of one that was interrupted.
+
+    Args:
+        settings: What to look for.
+        words: Overrides and sweeps; a later word for a key replaces an earlier one.
+        launch: Runs a batch of jobs, each given by its overrides, and returns when they have ended.
+
+    Raises:
+        ConfigError: The space, the objective or the selection does not fit; nothing was run.
+    """
+    try:
+        from dpforge.sweep.space import parse_space
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"sweep=optuna needs {error.name}: pip install 'dpforge[optuna]'.") from None
+    space = parse_space(words)
+    _check_proxy(settings, space)
+    if settings.selection == "repeat_and_select":
+        from dpforge.sweep.repeat import repeat_and_select
+
+        repeat_and_select(settings, space, launch)
+        return
+    from dpforge.sweep.adaptive import Adaptive
+
+    Adaptive(settings, space, launch).run()
+
+
+def search_folder(candidate: Candidate) -> Path:
+    """Where the search of a candidate's study keeps what it knows."""
+    return candidate.identity.folder.parent / FOLDER
+
+
+def _check_proxy(settings: SearchSettings, space: Space) -> None:
+    """Refuse ``public_proxy`` before any run unless the data are public, or the objective is by its name."""
+    if settings.selection != "public_proxy" or settings.public_by_name:
+        return
+    config = Candidate.of(*space.fixed).config
+    if not config.dataset.get("public_benchmark", False):
+        names = ", ".join(settings.objectives)
+        raise ConfigError(
+            f"hydra.sweeper.selection=public_proxy: {names} is a private score, because dataset"
+            f" '{config.dataset.get('name')}' is not declared public. Search on a public data set (one with"
+            " dataset.public_benchmark=true), or use selection=none or repeat_and_select."
+        )
