@@ -13,6 +13,8 @@ SELECTION = [
         ("mst", "points", "SIGKILL | within a ledger line"),
         ("aim", "points", "SIGTERM | after noise"),
         ("aim", "files", "bit flipped | checkpoints/state.pt | in the fit"),
+        ("aim", "files", "removed | ledger.jsonl | in the fit"),
+        ("dp_imgsyn", "files", "removed | ledger.jsonl | in the fit"),
         ("dp_maf", "points", "SIGKILL | between two checkpoints"),
         ("dp_maf", "signals, any time", "SIGKILL"),
         ("dp_maf", "disk", "no space stays in fsync"),

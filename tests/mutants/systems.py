@@ -7,7 +7,7 @@ import math
 import numpy as np
 import torch
 
-from dpforge.generators import dpwgan, gan_settings, gan_training
+from dpforge.generators import argn_structure, dpwgan, gan_settings, gan_training
 from dpforge.generators.dp_imgsyn import statistics
 from dpforge.generators.dp_imgsyn.stages import Stages
 from dpforge.generators.dpwgan import DPWGAN
@@ -24,8 +24,34 @@ EVOLUTION = "privacy/test_private_evolution_privacy.py"
 VOTES = "unit/test_private_evolution_votes.py"
 IMGSYN = "privacy/test_dp_imgsyn_privacy.py"
 WGAN = "privacy/test_dpwgan_privacy.py"
+STRUCTURE = "unit/test_argn_structure.py"
 HOLDS = f"{CONTRACT}::test_the_ledger_holds_exactly_what_was_released"
 USER = f"{EVOLUTION}::test_the_last_user_moves_a_release_by_at_most_one_over_all_classes"
+
+
+@mutant(
+    "TabularARGN: pairs chosen by exact distances, released ones unused",
+    f"{STRUCTURE}::test_the_released_values_choose_the_pairs_and_the_exact_ones_do_not",
+)
+def structure_from_exact_distances(p: Planter) -> None:
+    """The release is made and booked, and the choice looks at what went into it."""
+    exact: list[np.ndarray] = []
+
+    def kept(distances):
+        def remembered(*args):
+            exact.append(distances(*args))
+            return exact[-1]
+
+        return remembered
+
+    def by_exact(choose):
+        def chosen(scores, *rest):
+            return choose(dict(zip(scores, exact[-1], strict=True)), *rest)
+
+        return chosen
+
+    p.swap(argn_structure, "_distances", kept)
+    p.swap(argn_structure, "strongest", by_exact)
 
 
 @mutant(

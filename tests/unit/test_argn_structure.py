@@ -67,6 +67,20 @@ def test_what_is_released_is_the_distance_of_each_pair_from_the_product_of_relea
     assert release.sensitivity == pytest.approx(math.sqrt(8 * 7 / 2))
 
 
+def test_the_released_values_choose_the_pairs_and_the_exact_ones_do_not(tmp_path, monkeypatch):
+    """The release is replaced by one that names other pairs: those are connected."""
+    pairs = list(itertools.combinations(range(8), 2))
+    named = {(0, 2), (1, 3), (4, 6), (5, 7)}
+    gaussian = PrivateAccess.gaussian
+
+    def other(self, name, value, *args, **details):
+        released = gaussian(self, name, value, *args, **details)
+        return np.array([1e6 * (pair in named) for pair in pairs]) if name == "pairs" else released
+
+    monkeypatch.setattr(PrivateAccess, "gaussian", other)
+    assert set(fit(MODEL, tmp_path, PrivacySpec(target_epsilon=3.0)).net.pairs) == named
+
+
 def test_cells_that_are_independent_score_about_nothing():
     rng, rows, k = np.random.default_rng(0), 5000, 12
     joint = rng.multinomial(rows, np.full(k * k, 1 / k**2), size=200)

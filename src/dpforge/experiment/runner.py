@@ -33,6 +33,7 @@ from dpforge.generators.base import Fitted, Synthetic
 from dpforge.identity import Identity
 from dpforge.privacy.accounting import DISCRETIZATION
 from dpforge.privacy.ledger import Ledger
+from dpforge.privacy.ledger_lines import RESTORE
 from dpforge.privacy.mechanisms import PrivateAccess
 from dpforge.privacy.rng import KEY_BYTES, KeyedRandom, fresh_random
 
@@ -200,6 +201,8 @@ def _ledger(folder: RunDir, experiment: Experiment) -> Ledger:
         if not folder.fitted():
             check_same_numerics(ledger.header["environment"])
         return ledger
+    if (folder.private / "key").is_file():  # written after the ledger
+        raise RunError(f"{folder.ledger} is gone, and the run had begun. {RESTORE}")
     schema = experiment.dataset.public_schema()
     plan = experiment.model.plan(schema, experiment.privacy)
     unit = {"kind": schema.unit.kind, "column": schema.unit.column, "max_rows": schema.unit.max_rows}
