@@ -154,7 +154,9 @@ def _source(config: Any) -> Any:
 
 
 def print_table(jobs: Sequence[Job]) -> None:
-    """Print what became of every job."""
+    """Print what became of every job, with the overrides that tell one from another."""
+    if not jobs:  # a search whose trials were all done
+        return
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -164,8 +166,9 @@ def print_table(jobs: Sequence[Job]) -> None:
     for name in ("#", "state", "folder"):
         table.add_column(name, no_wrap=True)
     table.add_column("overrides", overflow="fold")
+    shared = set.intersection(*(set(job.overrides) for job in jobs)) if len(jobs) > 1 else set()
     for number, job in enumerate(jobs):
-        what = job.said[0] if job.said else " ".join(job.overrides)
+        what = job.said[0] if job.said else " ".join(word for word in job.overrides if word not in shared)
         folder = Path(job.folder).name if job.folder is not None else "-"
         table.add_row(str(number), Text(job.state, _COLOURS[job.state]), Text(folder), Text(what))
     Console().print(table)

@@ -15,6 +15,7 @@ from rich.text import Text
 from dpforge.experiment.study_status import STATES, RunState, read_states
 
 IDLE_SECONDS = 60.0
+_MODEL_WIDTH = 12
 _COLOURS = {
     "done": "green",
     "running": "cyan",
@@ -30,7 +31,7 @@ def status_table(states: Sequence[RunState]) -> Group:
     """Return the table of all runs, a line that counts them by state, and why the failed ones failed."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("model", "data", "budget", "seed", "run id", "state", "stage"):
-        table.add_column(name, no_wrap=name != "model", overflow="fold")
+        table.add_column(name, no_wrap=True, min_width=_MODEL_WIDTH if name == "model" else None)
     for name in ("ε", "age", "attempts"):
         table.add_column(name, justify="right", no_wrap=True)
     for state in states:

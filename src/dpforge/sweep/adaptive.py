@@ -40,7 +40,6 @@ class Adaptive:
         self._first = Candidate.of(*space.words(_example(space)))
         self._folder = search_folder(self._first)
         self._folder.mkdir(parents=True, exist_ok=True)
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._study = self._open()
         self._noise = None
         if settings.noisy:
@@ -102,7 +101,7 @@ class Adaptive:
         settings = self._settings
         if settings.selection == "public_proxy" and not (found.public or candidate.public_data):
             raise PrivacyError(
-                f"hydra.sweeper.selection=public_proxy: {', '.join(settings.objectives)} has a private value."
+                f"privacy.selection=public_proxy: {', '.join(settings.objectives)} has a private value."
                 " Nothing more was run. Use a public objective, or selection=none."
             )
         values = [found.values[name] for name in settings.objectives]

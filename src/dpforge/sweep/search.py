@@ -26,9 +26,12 @@ def run_search(settings: SearchSettings, words: Sequence[str], launch: Launch) -
         ConfigError: The space, the objective or the selection does not fit; nothing was run.
     """
     try:
+        import optuna
+
         from dpforge.sweep.space import parse_space
     except ModuleNotFoundError as error:
         raise ConfigError(f"sweep=optuna needs {error.name}: pip install 'dpforge[optuna]'.") from None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     space = parse_space(words)
     _check_proxy(settings, space)
     if settings.selection == "repeat_and_select":
@@ -54,7 +57,7 @@ def _check_proxy(settings: SearchSettings, space: Space) -> None:
     if not config.dataset.get("public_benchmark", False):
         names = ", ".join(settings.objectives)
         raise ConfigError(
-            f"hydra.sweeper.selection=public_proxy: {names} is a private score, because dataset"
+            f"privacy.selection=public_proxy: {names} is a private score, because dataset"
             f" '{config.dataset.get('name')}' is not declared public. Search on a public data set (one with"
             " dataset.public_benchmark=true), or use selection=none or repeat_and_select."
         )

@@ -126,7 +126,7 @@ class SearchSettings:
     def _selection_mistakes(self) -> list[str]:
         if self.selection == "repeat_and_select" and not (self.noisy or self.public_by_name):
             return [
-                f"hydra.sweeper.selection=repeat_and_select with the exact private score"
+                f"privacy.selection=repeat_and_select with the exact private score"
                 f" '{self.objectives[0]}': the proof asks that a run pays for the score that chooses it. Give"
                 " hydra.sweeper.score_sensitivity=<how far one row can move the score> and"
                 " hydra.sweeper.score_noise=<noise multiplier>."

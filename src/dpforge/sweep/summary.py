@@ -99,7 +99,7 @@ def cost_lines(
         *lines,
         "The winner was chosen by private scores without noise. No ε covers that choice: who is told which"
         " run won learns more than the files hold. To release it, use"
-        " hydra.sweeper.selection=repeat_and_select or public_proxy, or give hydra.sweeper.score_noise.",
+        " privacy.selection=repeat_and_select or public_proxy, or give hydra.sweeper.score_noise.",
     ]
 
 
