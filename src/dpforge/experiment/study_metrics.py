@@ -61,6 +61,10 @@ _NAMES = {
     "utility/student_accuracy_best": "accuracy, best epoch of the student on test data",
     "utility/teacher_accuracy": "accuracy, teacher",
     "fidelity/frechet_inception_v3": "FID",
+    "fidelity/frechet_mobilenet_v2": "Fréchet distance, MobileNetV2",
+    "fidelity/frechet_lenet_public": "Fréchet distance, LeNet",
+    "fidelity/frechet_pixels": "Fréchet distance, pixels",
+    "fidelity/mode_coverage": "classes covered",
     "fidelity/precision_inception_v3": "precision, Inception",
     "fidelity/recall_inception_v3": "recall, Inception",
     "fidelity/inception_score_inception_v3": "Inception score",
@@ -68,17 +72,21 @@ _NAMES = {
 _PROTOCOL = " (protocol "
 _MEASURES = {"auroc": "AUROC", "r2": "R²", "rmse": "RMSE"}
 _LEARNERS = {"lr": "LR", "hgb": "HGB", "rf": "RF", "mlp": "MLP"}
+_FRECHET = tuple(
+    f"fidelity/frechet_{extractor}"
+    for extractor in ("inception_v3", "mobilenet_v2", "lenet_public", "pixels")
+)
 FIDELITY = (
     "fidelity/tvd_2way",
     "fidelity/accuracy_overall",
     "fidelity/correlation_mae",
     "fidelity/wasserstein_ratio_1d",
     "fidelity/tvd_1way",
+    *_FRECHET,
 )
-UTILITY = tuple(
-    f"utility/tstr_{measure}_{learner}"
-    for measure in ("auroc", "r2")
-    for learner in ("hgb", "lr", "rf", "mlp")
+UTILITY = (
+    *(f"utility/tstr_{measure}_{name}" for measure in ("auroc", "r2") for name in ("hgb", "lr", "rf", "mlp")),
+    *(f"utility/accuracy_{name}" for name in ("cnn", "resnet", "mlp", "lr")),
 )
 LEADING = (
     "fidelity/tvd_1way",
@@ -92,6 +100,8 @@ LEADING = (
     "fidelity/wasserstein_ratio_sliced",
     "fidelity/pmse_ratio_main",
     "fidelity/pmse_ratio_pairwise",
+    *_FRECHET,
+    "fidelity/mode_coverage",
     *UTILITY,
     "utility/student_accuracy",
     "utility/student_accuracy_best",
