@@ -20,7 +20,7 @@ demo: setup
 	$(BIN)/dpforge experiment=demo
 
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 3 --dist loadfile
 
 check: setup
 	$(BIN)/ruff check .

@@ -87,8 +87,8 @@ def test_what_changes_numbers_is_part_of_the_identity(finished, command, monkeyp
     changes = ("seed=1", "privacy.delta=2e-5", "model.steps=11", "dataset.split_seed=1", "privacy.rng=secure")
     for change in ((), *((change,) for change in changes)):
         assert command(*WORDS, *change).code == 0
-    assert asked[0] == finished
-    assert len(set(asked)) == len(asked) == 6
+    assert finished not in asked  # the first is recognised as finished and not asked for
+    assert len(set(asked)) == len(asked) == 5
 
 
 @pytest.mark.usefixtures("no_pictures")

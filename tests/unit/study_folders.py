@@ -57,6 +57,7 @@ def write_run(
     }
     folder.write_text(folder.config, OmegaConf.to_yaml(OmegaConf.create(config)))
     folder.write_json(folder.environment, {"dpforge": "0.1.0"})
+    folder.write_json(folder.schema, {"name": dataset})
     stages = {name: {"seconds": 1.5} for name in ("fit", "sample", "evaluate")} if state == "done" else {}
     folder.set_status(state, stages=stages, error="it broke" if state == "failed" else None)
     ledger = _ledger(folder, epsilon, rng, reserved)

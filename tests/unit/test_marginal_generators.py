@@ -164,7 +164,8 @@ def test_counts_equal_those_of_pandas():
 
 
 def test_rare_categories_are_pooled_and_rare_bins_join_their_neighbours():
-    schema = schema_of({name: MIXED[name] for name in ("city", "income")})
+    three = {**MIXED["city"], "categories": {**MIXED["city"]["categories"], "values": ["a", "b", "c"]}}
+    schema = schema_of({"city": three, "income": MIXED["income"]})
     codec = CellCodec(schema, default_bins=8)
     city, income = codec.sizes  # null, unknown, a, b, c; null and eight bins
     noisy = [np.array([1.0, -2.0, 90.0, 4.0, 70.0]), np.array([2.0, 50, 50, 5, 5, 5, 9, 40, 1])]

@@ -55,7 +55,7 @@ class FakeArtifact:
     def __init__(self, name, type):
         self.name, self.files = name, []
 
-    def add_file(self, path):
+    def add_file(self, path, policy=None):
         self.files.append(path)
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("dpforge.experiment.tracking")
 _CREDENTIAL = re.compile(r"key|token|secret|password", re.IGNORECASE)
 _URL_LOGIN = re.compile(r"://[^/@\s]+@")
-_START_SECONDS = 10.0
+_START_SECONDS = 30.0
 _LOGIN_SECONDS = 30
 _AXES = {"step": STEP, "epsilon": "privacy/epsilon_rdp"}
 
