@@ -86,12 +86,12 @@ def stopped(stopped_once, place) -> Path:
     return only_run(place)
 
 
-def with_key_of(run: Path, place: Path) -> Path:
-    """Make a run folder that has nothing but the key of another run of the same configuration."""
-    fresh = place / run.relative_to(run.parents[2])
-    (fresh / "private").mkdir(parents=True)
-    shutil.copy(run / "private" / "key", fresh / "private" / "key")
-    return fresh
+def begun_with_key_of(run: Path, place: Path) -> None:
+    """Begin a run of the same configuration, up to its ledger, and give it the key of the other one."""
+    assert ended(start(place, WORDS, "before the key is there", 1)) == -signal.SIGKILL, terminal(place)
+    key = only_run(place) / "private" / "key"
+    assert not key.exists()
+    shutil.copy(run / "private" / "key", key)
 
 
 PLACES_TO_DIE = (
@@ -118,7 +118,7 @@ def test_a_run_killed_at_ten_places_ends_as_if_never_killed(tmp_path):
             assert {step for _, step in noises(torn)} <= set(reserved(only_run(torn))["train"])
     assert ended(start(torn, WORDS)) == 0, terminal(torn)
     run = only_run(torn)
-    with_key_of(run, clean)
+    begun_with_key_of(run, clean)
     assert ended(start(clean, WORDS)) == 0, terminal(clean)
     assert results(run) == results(only_run(clean))
     assert "Traceback" not in terminal(torn)
