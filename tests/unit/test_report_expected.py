@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from study_folders import TVD, write_run
 
 from dpforge.errors import DataError
-from dpforge.experiment.report.expected import COLUMNS, compare, read_expected
+from dpforge.experiment.report.expected import COLUMNS, compare, read_expected, remarks_of
 from dpforge.experiment.report.frontier import best_lines, lines_of, spread_out
 from dpforge.experiment.report.published import published_blocks
 from dpforge.experiment.study import read_study
@@ -197,3 +197,34 @@ def test_of_too_many_lines_the_best_are_drawn(tmp_path):
         write_run(tmp_path, width=width, scores={TVD: 0.1 * width})
     kept = best_lines(lines_of(cells(read_study(tmp_path)), TVD), TVD, most=2)
     assert [line.generator for line in kept] == ["dp_maf (width=0)", "dp_maf (width=1)"]
+
+
+def test_the_difference_is_measured_minus_published(study, tmp_path):
+    frame = compare(
+        read_study(study), expect(tmp_path, f"toy,dp_maf,1,{TVD},0.15,0.1,R,s", f"toy,x,1,{TVD},1,0,R,s")
+    )
+    assert frame["difference"].iloc[0] == pytest.approx(0.11 - 0.15)
+    assert math.isnan(frame["difference"].iloc[1])
+
+
+def test_what_a_file_says_of_its_numbers_stands_beside_them(study, tmp_path):
+    lines = (
+        "# Accuracies are those",
+        "",
+        "# of the best epoch.",
+        HEAD,
+        f"toy,dp_maf,1,{TVD},0.1,0,R,s",
+        "# later",
+    )
+    (tmp_path / "e.csv").write_text("\n".join(lines))
+    remarks = remarks_of(tmp_path / "e.csv")
+    assert remarks == ("Accuracies are those", "of the best epoch.")
+    found = published_blocks(
+        read_study(study), read_expected(tmp_path / "e.csv"), public=False, remarks=remarks
+    )
+    assert "Accuracies are those of the best epoch." in str(found)
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_every_shipped_file_says_why_ours_may_differ(path):
+    assert "Why ours may differ:" in " ".join(remarks_of(path))

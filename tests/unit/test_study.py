@@ -11,7 +11,7 @@ from study_folders import AUROC, DELTA, TVD, write_run
 from dpforge.errors import RunError
 from dpforge.experiment.intervals import holm
 from dpforge.experiment.study import read_study, table
-from dpforge.experiment.study_cells import aggregate, cells, comparisons, compositions
+from dpforge.experiment.study_cells import aggregate, cells, comparisons, compositions, leaders
 from dpforge.privacy.accounting import gaussian_delta, gaussian_noise_multiplier
 
 
@@ -188,3 +188,16 @@ def test_a_seed_that_was_run_twice_is_reported(tmp_path):
     write_run(tmp_path / "b", seed=0)
     (cell,) = cells(read_study(tmp_path))
     assert cell.repeated_seeds == [0]
+
+
+def test_the_leader_at_each_epsilon_is_named_with_those_that_the_seeds_cannot_tell_from_it(tmp_path):
+    tvd = {"aim": (0.05, 0.051, 0.049), "mst": (0.10, 0.101, 0.099), "independent": (0.04, 0.12, 0.02)}
+    for model, values in tvd.items():
+        for seed, value in enumerate(values):
+            write_run(tmp_path, model=model, seed=seed, scores={TVD: value})
+    write_run(tmp_path, model="aim", epsilon=3.0, scores={TVD: 0.02})
+    write_run(tmp_path, model="mst", epsilon=3.0, scores={TVD: 0.01})
+    low, high = leaders(read_study(tmp_path), [TVD, "fidelity/unknown"]).sort_values("epsilon").itertuples()
+    assert (low.best, low.n, low.not_told_apart, low.behind) == ("aim", 3, ("independent",), ("mst",))
+    assert low.mean == pytest.approx(0.05)
+    assert (high.best, high.not_told_apart, high.behind) == ("mst", ("aim",), ())

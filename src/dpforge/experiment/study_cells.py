@@ -12,6 +12,7 @@ import pandas as pd
 
 from dpforge.experiment.intervals import Interval, holm, paired_difference, t_interval
 from dpforge.experiment.study import RunRecord, Study
+from dpforge.experiment.study_metrics import best, shortfall
 from dpforge.privacy.accounting import certifying_accountant, compose, epsilon
 from dpforge.privacy.events import Event, SelfComposed
 
@@ -20,6 +21,8 @@ BASELINE = "independent"
 COMPARISON_COLUMNS = (
     "dataset", "epsilon", "metric", "first", "second", "n", "difference", "low", "high", "p", "p_holm",
 )  # fmt: skip
+
+LEADER_COLUMNS = ("dataset", "epsilon", "metric", "best", "mean", "n", "not_told_apart", "behind")
 
 
 @dataclass(frozen=True)
@@ -214,6 +217,49 @@ def comparisons(study: Study, metrics: Sequence[str]) -> pd.DataFrame:
     ]
     frame = pd.DataFrame(rows, columns=pd.Index(COMPARISON_COLUMNS))
     return frame.assign(p_holm=holm([float(p) for p in frame["p"]]))
+
+
+def leaders(study: Study, metrics: Sequence[str]) -> pd.DataFrame:
+    """Which generator is best at each epsilon, and which others the seeds cannot tell from it.
+
+    Args:
+        metrics: Names to rank by; those without a best value are left out.
+
+    Returns:
+        Columns :data:`LEADER_COLUMNS`. A generator is not told apart if the 95 % interval of its paired
+        difference to the best holds 0, or if fewer than two seeds are shared.
+    """
+    rows = [
+        _leader(level, metric)
+        for level in _levels(study).values()
+        for metric in metrics
+        if not math.isnan(best(metric)) and sum(bool(cell.values(metric)) for cell in level) > 1
+    ]
+    return pd.DataFrame(rows, columns=pd.Index(LEADER_COLUMNS))
+
+
+def _leader(level: list[Cell], metric: str) -> dict[str, Any]:
+    ranked = sorted(
+        (cell for cell in level if cell.values(metric)),
+        key=lambda cell: shortfall(metric, cell.interval(metric).mean),
+    )
+    first, others = ranked[0], ranked[1:]
+    close = [cell for cell in others if not _apart(first, cell, metric)]
+    return {
+        "dataset": first.first.dataset,
+        "epsilon": first.budget,
+        "metric": metric,
+        "best": first.first.generator,
+        "mean": first.interval(metric).mean,
+        "n": first.interval(metric).n,
+        "not_told_apart": tuple(cell.first.generator for cell in close),
+        "behind": tuple(cell.first.generator for cell in others if cell not in close),
+    }
+
+
+def _apart(first: Cell, second: Cell, metric: str) -> bool:
+    found = paired_difference(first.by_seed(metric), second.by_seed(metric)).interval
+    return found.n > 1 and not found.low <= 0 <= found.high
 
 
 def _levels(study: Study) -> Mapping[tuple[Any, ...], list[Cell]]:

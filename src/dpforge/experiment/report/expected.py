@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ CONTEXTS = ("floor", "ceiling", "normalised")
 BUDGET_SLACK = 0.05
 COMPARED = (
     "dataset", "published_model", "published_epsilon", "metric", "published", "tolerance", "kind",
-    "generator", "epsilon", "mean", "low", "high", "n", "verdict", "source",
+    "generator", "epsilon", "mean", "low", "high", "n", "difference", "verdict", "source",
 )  # fmt: skip
 
 
@@ -84,6 +85,13 @@ def read_expected(path: Path) -> tuple[Expected, ...]:
         raise DataError(f"{path} is empty. Its first line names the columns {','.join(COLUMNS)}.")
     header = _header(path, *rows[0])
     return tuple(_parse(path, number, header, cells_) for number, cells_ in rows[1:])
+
+
+def remarks_of(path: Path) -> tuple[str, ...]:
+    """Return what the comments above the header of a readable file say, a text for each ``#`` line."""
+    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    above = itertools.takewhile(lambda line: not line or line.startswith("#"), lines)
+    return tuple(text for line in above if (text := line.lstrip("# ")))
 
 
 def _header(path: Path, line: int, names: Sequence[str]) -> list[str]:
@@ -154,7 +162,7 @@ def compare(study: Study, expected: Sequence[Expected]) -> pd.DataFrame:
     Verdicts: ``within`` the tolerance or ``outside``; for ``B`` also ``better`` or ``worse``.
 
     Returns:
-        Columns :data:`COMPARED`; means and 95 % intervals are over seeds.
+        Columns :data:`COMPARED`; means and 95 % intervals are over seeds, ``difference`` is mean − published.
     """
     measured = cells(study)
     rows = [row for entry in expected for row in _rows(entry, measured)]
@@ -215,6 +223,7 @@ def _row(entry: Expected, cell: Cell | None, interval: Interval | None) -> dict[
         "low": interval.low if interval else math.nan,
         "high": interval.high if interval else math.nan,
         "n": interval.n if interval else 0,
+        "difference": interval.mean - entry.value if interval else math.nan,
         "verdict": _verdict(entry, interval.mean) if interval else "not measured",
         "source": entry.source,
     }

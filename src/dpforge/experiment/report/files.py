@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from dpforge.errors import RunError
-from dpforge.experiment.report.expected import read_expected
+from dpforge.experiment.report.expected import read_expected, remarks_of
 from dpforge.experiment.report.page import MISSING, make_folder, write_page
 from dpforge.experiment.report.sinks import record_sink
 from dpforge.experiment.report.study_blocks import leading, shown_mean
@@ -44,6 +44,7 @@ def write_study(
         DataError: The CSV of published numbers is wrong.
     """
     known = read_expected(expected) if expected is not None else ()
+    remarks = remarks_of(expected) if expected is not None else ()
     found = read_study(study)
     place = out or study / FOLDER
     make_folder(place)
@@ -60,7 +61,7 @@ def write_study(
     _write_csv(place / "runs.csv", table(found))
     _write_csv(place / "table.csv", aggregate(found))
     write_atomic(place / "table.md", markdown(found).encode())
-    write_page(page_of(found, pictures, known, public=public), place / "index.html")
+    write_page(page_of(found, pictures, known, public=public, remarks=remarks), place / "index.html")
     return place / "index.html"
 
 

@@ -48,8 +48,17 @@ _DP_MAF = (
 )
 
 
-def published_blocks(study: Study, expected: Sequence[Expected], *, public: bool) -> list[Block]:
-    """Published numbers of the study's data sets beside measured means, with what the difference means."""
+def published_blocks(
+    study: Study, expected: Sequence[Expected], *, public: bool, remarks: Sequence[str] = ()
+) -> list[Block]:
+    """Published numbers of the study's data sets beside measured means, with what the difference means.
+
+    Args:
+        study: The runs.
+        expected: Published numbers.
+        public: Whether to leave out what was measured on real rows.
+        remarks: What the file says of its numbers: protocol, accounting, why ours may differ.
+    """
     here = {run.dataset for run in study.runs}
     mine = [entry for entry in expected if entry.dataset in here]
     blocks: list[Block] = []
@@ -65,6 +74,8 @@ def published_blocks(study: Study, expected: Sequence[Expected], *, public: bool
         part = [row for row in frame.to_dict("records") if row["kind"] == kind]
         if part:
             blocks += [_table(title, caption, part), _sources(part)]
+    if remarks and mine:
+        blocks.append(Text([" ".join(["The file of published numbers says:", *remarks])], "note"))
     return [*blocks, *_remarks(study, expected, here, mine)]
 
 
@@ -75,7 +86,7 @@ def _legacy(entry: Expected) -> str:
 
 def _table(title: str, caption: str, part: Sequence[Mapping[Any, Any]]) -> Table:
     columns = ["data set", "score", "published for", "at ε", "published", "measured for", "at our ε"]
-    columns += ["measured", "n", "verdict"]
+    columns += ["measured", "n", "measured − published", "verdict"]
     rows = [_cells(row) for row in part]
     constant = [i for i in (0, 3) if len({row[i] for row in rows}) == 1]
     kept = [i for i in range(len(columns)) if i not in constant or (i == 3 and rows[0][3] is not None)]
@@ -97,6 +108,7 @@ def _cells(row: Mapping[Any, Any]) -> list[Shown]:
         None if math.isnan(row["epsilon"]) else float(row["epsilon"]),
         shown_mean(interval) or None,
         int(row["n"]),
+        None if math.isnan(row["difference"]) else f"{row['difference']:+.3g}",
         row["verdict"],
     ]
 

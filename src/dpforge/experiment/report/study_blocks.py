@@ -11,7 +11,7 @@ from dpforge.experiment.report.page import Block, Table, Text, Tiles, shown_numb
 from dpforge.experiment.report.page import Cell as Shown
 from dpforge.experiment.report.wording import family_of
 from dpforge.experiment.study import RunRecord, Study
-from dpforge.experiment.study_cells import Cell, Composition, cells, comparisons, compositions, metrics_of
+from dpforge.experiment.study_cells import Cell, Composition, cells, compositions, metrics_of
 from dpforge.experiment.study_metrics import LEADING, direction, of_one_protocol, shown_name
 
 CONTINUE = "The command that started it continues it; what was reserved stays charged."
@@ -239,32 +239,6 @@ def _meanings(metrics: Iterable[str]) -> Text:
     families = dict.fromkeys(family_of(metric) for metric in metrics if not metric.startswith("legacy/"))
     ends = {family: " " if family.title.endswith("?") else ". " for family in families}
     return Text([f"{family.title}{ends[family]}{family.meaning}" for family in families], "note")
-
-
-def comparison_blocks(study: Study, metrics: Sequence[str]) -> list[Block]:
-    """Paired differences of generators at equal epsilon, corrected for their number."""
-    frame = comparisons(study, metrics)
-    if frame.empty:
-        return []
-    rows: list[list[Shown]] = [
-        [
-            *(r["dataset"], r["epsilon"], shown_name(r["metric"]), r["first"], r["second"], r["n"]),
-            *(r["difference"], _between(r["low"], r["high"]), r["p"], r["p_holm"]),
-        ]
-        for r in frame.to_dict("records")
-    ]
-    columns = ["data set", "ε", "score", "first", "second", "seeds", "first − second"]
-    columns += ["95 % interval", "p", "p, Holm"]
-    caption = (
-        "Differences over the seeds that both have, on the same data and evaluation. p-values of the"
-        " paired t-test, corrected by Holm over this whole table. Few seeds find only large differences:"
-        " a large p is no proof that two generators are equal."
-    )
-    return [Table("Paired differences", columns, rows, caption, digits=4)]
-
-
-def _between(low: float, high: float) -> str:
-    return "" if math.isnan(low) else f"{shown_number(low, 4)} to {shown_number(high, 4)}"
 
 
 def runs_table(study: Study) -> Table:

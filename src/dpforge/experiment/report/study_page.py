@@ -8,11 +8,10 @@ from tempfile import TemporaryDirectory
 
 from dpforge.experiment.plots_style import PRIVATE_NOTE
 from dpforge.experiment.report import frontier
-from dpforge.experiment.report.expected import Expected, read_expected
+from dpforge.experiment.report.expected import Expected, read_expected, remarks_of
 from dpforge.experiment.report.page import Block, Figure, Page, Section, Text
 from dpforge.experiment.report.published import published_blocks
 from dpforge.experiment.report.study_blocks import (
-    comparison_blocks,
     composition_blocks,
     mean_blocks,
     runs_table,
@@ -20,6 +19,7 @@ from dpforge.experiment.report.study_blocks import (
     unfinished,
     warnings,
 )
+from dpforge.experiment.report.study_comparison import comparison_blocks, leader_blocks
 from dpforge.experiment.study import Study, read_study
 from dpforge.experiment.study_cells import Cell, cells, metrics_of
 from dpforge.experiment.study_metrics import FIDELITY, UTILITY, chosen, direction, shown_name
@@ -49,11 +49,23 @@ def study_page(study: Path, *, public: bool, expected: Path | None) -> Page:
     found = read_study(study)
     found = found.public() if public else found
     known = read_expected(expected) if expected is not None else ()
-    return page_of(found, draw(found), known, public=public)
+    remarks = remarks_of(expected) if expected is not None else ()
+    return page_of(found, draw(found), known, public=public, remarks=remarks)
 
 
-def page_of(study: Study, pictures: dict[str, bytes], known: Sequence[Expected], *, public: bool) -> Page:
-    """The page of a study that was read, and stripped if ``public``, already."""
+def page_of(
+    study: Study,
+    pictures: dict[str, bytes],
+    known: Sequence[Expected],
+    *,
+    public: bool,
+    remarks: Sequence[str] = (),
+) -> Page:
+    """The page of a study that was read, and stripped if ``public``, already.
+
+    Args:
+        remarks: What the file of published numbers says of them.
+    """
     compared = headline_metrics(study)
     first: list[Block] = [tiles(study), *([Text([LEFT_OUT], "note")] if public else []), *warnings(study)]
     sections = [
@@ -63,9 +75,16 @@ def page_of(study: Study, pictures: dict[str, bytes], known: Sequence[Expected],
         Section("Scores over ε", _figures(study, pictures, PICTURES[:2])),
         Section(
             "Generators at equal ε",
-            [*_figures(study, pictures, PICTURES[2:]), *comparison_blocks(study, compared)],
+            [
+                *_figures(study, pictures, PICTURES[2:]),
+                *leader_blocks(study, compared),
+                *comparison_blocks(study, compared),
+            ],
         ),
-        Section("Published and measured", published_blocks(study, known, public=public) if known else []),
+        Section(
+            "Published and measured",
+            published_blocks(study, known, public=public, remarks=remarks) if known else [],
+        ),
         Section("All runs", [runs_table(study)]),
     ]
     name = study.folder.resolve().name
