@@ -9,16 +9,19 @@ import pytest
 from dp_accounting.rdp import RdpAccountant
 
 from dpforge.errors import PrivacyError
+from dpforge.privacy import accounting
 from dpforge.privacy.accounting import (
     RDP_ORDERS,
     best_order,
     calibrate,
+    certifying_accountant,
     compose,
     epsilon,
     gaussian_delta,
     gaussian_noise_multiplier,
 )
 from dpforge.privacy.events import (
+    Composed,
     EpsilonDelta,
     Gaussian,
     Laplace,
@@ -125,3 +128,35 @@ def test_the_order_shown_is_the_one_whose_bound_is_smallest(tree):
     assert best_order(tree, 1e-6) == min(single, key=single.__getitem__)
     assert best_order(ZCDp(0.0), 1e-6) is not None
     assert best_order(EpsilonDelta(1.0, 1e-5), 1e-6) is None
+
+
+TREES = {
+    "dp_sgd": lambda m: Composed((SelfComposed(PoissonSampled(0.03, Gaussian(m)), 600), Gaussian(30.0))),
+    "gaussian": lambda m: SelfComposed(Gaussian(m), 20),
+    "laplace": lambda m: Composed((Laplace(m), EpsilonDelta(0.1, 1e-8))),
+    "zcdp": lambda m: Composed((ZCDp(1 / m**2), Gaussian(10 * m))),
+}
+
+
+@pytest.mark.parametrize("kind", TREES)
+@pytest.mark.parametrize("target", [0.5, 3.0])
+def test_the_quick_search_for_the_noise_ends_where_the_bracketing_one_does(kind, target, monkeypatch):
+    event_of = TREES[kind]
+    quick = calibrate(event_of, target, 1e-5)
+    assert epsilon(event_of(quick), 1e-5, certifying_accountant(event_of(1.0))) <= target
+    monkeypatch.setattr(accounting, "_secant", lambda *_: None)
+    assert quick == pytest.approx(calibrate(event_of, target, 1e-5), rel=5e-7)
+
+
+def test_calibration_pays_for_few_evaluations_on_the_grid_of_record(monkeypatch):
+    fine = []
+    original = accounting._epsilon
+
+    def counted(event, delta, accountant, grid):
+        fine.extend([grid] * (grid == accounting.DISCRETIZATION))
+        return original(event, delta, accountant, grid)
+
+    monkeypatch.setattr(accounting, "_epsilon", counted)
+    monkeypatch.setattr(accounting, "_known", {})
+    calibrate(TREES["dp_sgd"], 3.0, 1e-5)
+    assert len(fine) <= 3

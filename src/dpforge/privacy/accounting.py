@@ -209,11 +209,37 @@ def calibrate(event_of: Callable[[float], Event], target_epsilon: float, delta: 
     low, high = _bracket(lambda m: excess(m, COARSE), 1.0, 1.5)
     if low == high:
         return low
-    low, high = _bracket(excess, _root(lambda m: excess(m, COARSE), low, high, 1e-5), 1.0005)
+    near = _root(lambda m: excess(m, COARSE), low, high, 1e-5)
+    if (found := _secant(excess, near, _slope(lambda m: excess(m, COARSE), near))) is not None:
+        return found
+    low, high = _bracket(excess, near, 1.0005)
     multiplier = _root(excess, low, high, 1e-7 * low)
     while excess(multiplier) > 0:
         multiplier *= 1 + 1e-7
     return multiplier
+
+
+def _slope(excess: Callable[[float], float], multiplier: float) -> float:
+    return (excess(multiplier * 1.001) - excess(multiplier)) / (multiplier * 0.001)
+
+
+def _secant(excess: Callable[[float], float], multiplier: float, slope: float) -> float | None:
+    """Return a multiplier at most 2e-7 of itself above the root, in few evaluations; None if none is met.
+
+    A fine evaluation costs a second or so, and a bracketing search needs twice as many.
+    """
+    before: tuple[float, float] | None = None
+    for _ in range(5):
+        found = excess(multiplier)
+        if before is not None and found != before[1]:
+            slope = (found - before[1]) / (multiplier - before[0])
+        if not -math.inf < slope < 0 or not math.isfinite(found):
+            return None
+        if 2e-7 * multiplier * slope <= found <= 0:
+            return multiplier
+        before = multiplier, found
+        multiplier += 1e-7 * multiplier - found / slope
+    return None
 
 
 def _bracket(excess: Callable[[float], float], start: float, factor: float) -> tuple[float, float]:
