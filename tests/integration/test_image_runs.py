@@ -14,6 +14,8 @@ from dpforge import verify
 from dpforge.cli.report import main as report
 from dpforge.cli.sample import main as sample
 from dpforge.data.image_files import read_samples
+from dpforge.data.public_images import load_public_images
+from dpforge.errors import ConfigError
 from dpforge.experiment.rundir import RunDir
 from dpforge.experiment.sampling import finished_model
 
@@ -148,6 +150,14 @@ def test_more_images_come_as_one_file_or_as_pictures_and_leave_the_run_as_it_was
     assert (place / "more.npz").read_bytes() == (place / "again.npz").read_bytes()
     assert command(run, "-n", 10, "--out", "pictures", main=sample).code == 0
     assert len(list((place / "pictures").glob("*_*.png"))) == 10
+    for public in (place / "more.npz", place / "pictures", run / "samples" / "samples.npz"):
+        with pytest.raises(ConfigError, match="is not public"):
+            load_public_images(str(public), size=8)
+    for made in (place / "more.npz", run / "samples" / "samples.npz"):
+        with np.load(made, allow_pickle=False) as content:
+            said = json.loads(str(content["origin"][0]))
+        assert (said["dataset"], said["status"]) == ("digits", "DP")
+        assert said["epsilon"] == pytest.approx(certificate(run)["epsilon"])
     refused = command(run, "-n", 5, "--out", "more.csv", main=sample)
     assert refused.code == 2
     assert ".npz" in refused.said

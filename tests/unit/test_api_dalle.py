@@ -1,90 +1,26 @@
 from __future__ import annotations
 
-import base64
 import io
 import json
 import logging
-import re
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from image_service_stub import Stub, answer, png
 from PIL import Image
 
+from dpforge.data import ImageSchema
 from dpforge.errors import ConfigError, RunError
 from dpforge.generators.private_evolution.apis import image_service
 from dpforge.generators.private_evolution.apis.dalle import Dalle
+from dpforge.generators.private_evolution.settings import PrivateEvolution
+from dpforge.privacy.spec import PrivacySpec
 
 pytest.importorskip("openai")
 KEY = "sk-secret-of-the-test"
 PROMPTS = {"cat": ["a cat"], "dog": ["a dog"]}
-
-
-def png(number, size=256):
-    """One flat image; its grey level tells which answer it was."""
-    buffer = io.BytesIO()
-    Image.new("RGB", (size, size), (number % 256,) * 3).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def answer(pictures):
-    entries = [{"b64_json": base64.b64encode(picture).decode()} for picture in pictures]
-    return 200, {}, json.dumps({"created": 1, "data": entries}).encode()
-
-
-class Stub:
-    """An images service on this machine; ``plan`` holds special answers for the next requests."""
-
-    def __init__(self):
-        self.bodies, self.paths, self.plan, self.made = [], [], [], 0
-        stub = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self):
-                body = self.rfile.read(int(self.headers["content-length"]))
-                stub.bodies.append(body)
-                stub.paths.append(self.path)
-                status, headers, content = stub.answer(body)
-                try:
-                    self.send_response(status)
-                    for key, value in {"content-type": "application/json", **headers}.items():
-                        self.send_header(key, value)
-                    self.send_header("content-length", str(len(content)))
-                    self.end_headers()
-                    self.wfile.write(content)
-                except OSError:
-                    pass
-
-            def log_message(self, *args):
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02})
-        self.thread.start()
-
-    @property
-    def url(self):
-        return f"http://127.0.0.1:{self.server.server_port}/v1"
-
-    def answer(self, body):
-        special = self.plan.pop(0) if self.plan else None
-        if special is not None:
-            return special() if callable(special) else special
-        return answer(self.pictures(body))
-
-    def pictures(self, body):
-        match = re.search(rb'"n":\s*(\d+)|name="n"\r\n\r\n(\d+)', body)
-        count = int(match[1] or match[2])
-        self.made += count
-        return [png(self.made - count + i) for i in range(count)]
-
-    def close(self):
-        self.server.shutdown()
-        self.server.server_close()
-        self.thread.join()
 
 
 @pytest.fixture
@@ -260,6 +196,29 @@ def test_the_estimate_counts_requests_and_price():
     assert "400 images in 40 to 311 requests" in text
     assert "8.00" in text
     assert "max_requests=500" in text
+
+
+def evolution(max_requests, **settings):
+    sizes = {"num_samples_schedule": 20, "num_iterations": 2, "lookahead_degree": 2, **settings}
+    return PrivateEvolution(Dalle("a cat", max_requests), **sizes)
+
+
+@pytest.mark.parametrize(("packing", "fewest"), [(1, 14), (3, 30)])
+def test_a_limit_below_what_a_run_needs_is_refused_with_its_plan(packing, fewest):
+    schema = ImageSchema("cats", 100, 8, 8, 3, ())
+    privacy = PrivacySpec(target_epsilon=2, delta=1e-4)
+    with pytest.raises(ConfigError, match=f"max_requests={fewest - 1}, and the run needs at least {fewest} "):
+        evolution(fewest - 1, packing=packing).plan(schema, privacy)
+    assert evolution(fewest, packing=packing).plan(schema, privacy).epsilon() == pytest.approx(2, abs=1e-3)
+
+
+def test_a_limit_too_low_is_named_together_with_other_mistakes(tmp_path):
+    schema = ImageSchema("cats", 100, 8, 8, 3, ())
+    missing = str(tmp_path / "none.npz")
+    with pytest.raises(ConfigError) as caught:
+        evolution(5, initial_samples=missing).plan(schema, PrivacySpec(target_epsilon=2, delta=1e-4))
+    assert len(caught.value.mistakes) == 2
+    assert "needs at least 12 requests" in caught.value.mistakes[1]
 
 
 def test_every_mistake_among_the_settings_is_named_at_once():

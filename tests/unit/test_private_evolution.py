@@ -102,7 +102,7 @@ def test_divergence_from_the_private_distribution_falls_under_noise(tmp_path):
 def test_files_of_every_iteration_hold_class_blocks_in_order(tmp_path):
     schema = schema_of(("x", "y", "z"))
     settings = model(num_samples_schedule=[10, 20, 31, 17])
-    fit(settings, dataset(schema), tmp_path)
+    fit(settings, dataset(schema), tmp_path, SPEC)
     for iteration, size in enumerate([10, 20, 31, 17]):
         path = tmp_path / f"samples/{iteration}/samples.npz"
         with np.load(path, allow_pickle=False) as content:
@@ -133,8 +133,9 @@ def test_children_and_kept_parents_have_the_sizes_that_the_options_say(tmp_path)
         {"lookahead_degree": 2},
         {"num_samples_schedule": [10, 20, 31, 17], "lookahead_degree": 0},
         {"initial_variation_fold": 2, "next_variation_fold": 3, "keep_selected": True},
+        {"packing": 3, "lookahead_degree": 2, "next_variation_fold": 2},
     ],
-    ids=["lookahead", "schedule", "folds"],
+    ids=["lookahead", "schedule", "folds", "packing"],
 )
 def test_the_images_foreseen_are_those_the_api_is_asked_for(options, tmp_path):
     settings = model(**options)
@@ -145,6 +146,16 @@ def test_the_images_foreseen_are_those_the_api_is_asked_for(options, tmp_path):
     assert (asked["random"], asked["variation"]) == settings.api_images()
     paper = model(num_samples_schedule=50_000, num_iterations=20, lookahead_degree=8)
     assert sum(paper.api_images()) == 9_050_000
+
+
+def test_images_to_start_from_are_not_drawn_by_the_api(tmp_path):
+    settings = model()
+    fit(settings, dataset(schema_of()), tmp_path / "first")
+    later = model(initial_samples=str(tmp_path / "first/samples/0/samples.npz"), packing=2)
+    fit(later, dataset(schema_of()), tmp_path / "later")
+    assert {kind for kind, _ in later.api.calls} == {"variation"}
+    # An API that costs nothing first tries one image of the file.
+    assert (0, sum(count for _, count in later.api.calls if count > 1)) == later.api_images()
 
 
 @pytest.mark.parametrize(("rows", "images"), [(60, 500), (1797, 599), (5000, 1666), (60_000, 2000)])

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
+from hydra.utils import instantiate
 from scipy import stats
 
+from dpforge.config import compose
 from dpforge.data import Images
-from dpforge.data.glyphs import GLYPH_DTYPE
+from dpforge.data.glyphs import GLYPH_DTYPE, GlyphRanges
 from dpforge.errors import ConfigError
 from dpforge.generators.private_evolution import nearest as nearest_module
 from dpforge.generators.private_evolution.apis.image_pool import ImagePool
@@ -192,6 +195,34 @@ def test_a_variation_changes_parameters_by_no_more_than_its_degree_says(steps):
             assert np.array_equal(images, api._render(info))
 
 
+WIDER = [("size", [5, 40], (5, 40)), ("stroke", [2, 4], (2, 4)), ("rotation", 80, (-80, 80))]
+
+
+@pytest.mark.parametrize(("name", "value", "limits"), WIDER, ids=[name for name, _, _ in WIDER])
+def test_size_stroke_and_rotation_are_drawn_and_varied_within_the_given_range(name, value, limits):
+    drawn = {}
+    for settings in ({}, {name: value}):
+        api = Simulator(system_fonts=False, **settings)
+        api.prepare([], "cpu")
+        images, info = api.random(np.zeros(400, int), np.random.default_rng(0))
+        varied, after = api.variation(images, info, 1.0, np.random.default_rng(1))
+        drawn[len(settings)] = images, info, varied
+    for parameters in (info, after):
+        assert limits[0] <= parameters[name].min() <= limits[0] + 0.02 * (limits[1] - limits[0])
+        assert limits[1] >= parameters[name].max() >= limits[1] - 0.02 * (limits[1] - limits[0])
+    assert all(np.array_equal(drawn[0][1][other], info[other]) for other in info.dtype.names if other != name)
+    assert not np.array_equal(drawn[0][0], images)
+    assert not np.array_equal(drawn[0][2], varied)
+
+
+def test_the_ranges_of_the_simulator_are_those_of_the_glyphs_unless_given():
+    spelled = Simulator(system_fonts=False, size=[10, 29], stroke=[0, 2], rotation=30, image_size=(56, 56))
+    ranges = replace(GlyphRanges(), scale=(1 / 1.3, 1.3)).scaled(56, 56)
+    assert spelled._ranges() == Simulator(system_fonts=False, image_size=(56, 56))._ranges() == ranges
+    settings = compose(["model=private_evolution", "model/api=simulator", "dataset=digits"]).model.api
+    assert instantiate(settings)._ranges() == Simulator()._ranges()
+
+
 def test_schedules_of_the_simulator_fall_over_the_iterations():
     assert Simulator().default_degrees(5) == pytest.approx([0.8, 0.67, 0.54, 0.41, 0.28, 0.15])
     assert Simulator(steps="sim_pe").default_degrees(4) == [1.0, 0.75, 0.5, 0.25, 0.0]
@@ -215,6 +246,12 @@ def test_without_classes_the_simulator_draws_every_text():
         ({"steps": "simpe"}, "Did you mean 'sim_pe'"),
         ({"scale": 0.5}, ">= 1"),
         ({"elastic": -1.0}, ">= 0"),
+        ({"rotation": -1.0}, "model.api.rotation=-1.0: expected a number >= 0"),
+        ({"size": 20}, "model.api.size=[20]: expected two numbers"),
+        ({"size": [29, 10]}, "[smallest, largest], both at least 1,"),
+        ({"size": [1, 20], "image_size": (14, 14)}, "both at least 2,"),
+        ({"stroke": [0, 1.5]}, "model.api.stroke=[0, 1.5]: expected [thinnest, thickest]"),
+        ({"stroke": [2, 1]}, "whole numbers >= 0"),
     ],
 )
 def test_impossible_settings_of_the_simulator_are_refused(settings, text):

@@ -80,6 +80,13 @@ def check_release(privacy: Any, schema: Any) -> None:
         raise ConfigError(mistakes)
 
 
+def check_public(model: Any, dataset: Any) -> None:
+    """Raise ``ConfigError`` if what a model reads as public images is the private data set."""
+    mistakes = model.public_mistakes(dataset) if hasattr(model, "public_mistakes") else []
+    if mistakes:
+        raise ConfigError(mistakes)
+
+
 class _Checker:
     """The checks of one command line; keeps what several jobs of a sweep share."""
 
@@ -201,7 +208,7 @@ class _Checker:
         if mistakes or model is None or privacy is None:
             return schema, None, mistakes
         plan, mistakes = self._plan(model, privacy, schema, config)
-        return schema, plan, mistakes
+        return schema, plan, [*mistakes, *_attempt(lambda: check_public(model, dataset))[1]]
 
     def _plan(self, model: Any, privacy: Any, schema: Any, config: DictConfig) -> tuple[Any, list[str]]:
         nodes = {name: OmegaConf.to_container(config[name], resolve=True) for name in ("model", "privacy")}

@@ -13,6 +13,7 @@ from numpy.lib import format as npy
 from dpforge.data.image_arrays import read_npz
 from dpforge.data.images import Images, ImageSchema, with_channels
 from dpforge.data.opening import regular_file, replacing
+from dpforge.data.origin import ORIGIN, SIDECAR, Origin
 from dpforge.errors import DataError, did_you_mean
 
 KEYS = ("samples", "labels", "class_names")
@@ -21,12 +22,16 @@ _DEFLATE_LEVEL = 1
 
 
 def write_samples(
-    path: Path, images: Images, class_names: Sequence[str], extra: Mapping[str, np.ndarray] | None = None
+    path: Path,
+    images: Images,
+    class_names: Sequence[str],
+    extra: Mapping[str, np.ndarray] | None = None,
+    origin: Origin | None = None,
 ) -> None:
     """Write images as ``.npz`` in one step; equal images give equal bytes.
 
     Keys: ``samples`` uint8 ``(n, height, width, 3)``, ``labels`` int64 ``(n,)``, ``class_names`` (unicode),
-    and those of ``extra``.
+    those of ``extra``, and ``origin`` (a text) of images that a run on private data made.
 
     Raises:
         DataError: The file cannot be written, a key of ``extra`` is taken, or an array holds objects.
@@ -36,7 +41,8 @@ def write_samples(
         "labels": images.labels,
         "class_names": np.asarray(class_names, np.str_).reshape(-1),
     }
-    for key, array in (extra or {}).items():
+    noted = {} if origin is None else {ORIGIN: origin.array()}
+    for key, array in {**(extra or {}), **noted}.items():
         if key in arrays or array.dtype.hasobject:
             raise DataError(f"extra array '{key}': its name is taken, or it holds Python objects")
         arrays[key] = array
@@ -93,10 +99,13 @@ def _fitting(images: Images, names: tuple[str, ...], schema: ImageSchema, file: 
     return Images(with_channels(images.pixels, schema.channels), labels)
 
 
-def export_pictures(folder: Path, images: Images, class_names: Sequence[str]) -> list[Path]:
+def export_pictures(
+    folder: Path, images: Images, class_names: Sequence[str], origin: Origin | None = None
+) -> list[Path]:
     """Write each image as ``<label>_<index>.png``, which ``dataset=image_folder`` reads.
 
-    In a label, ``_`` and what file systems do not take become ``-``.
+    In a label, ``_`` and what file systems do not take become ``-``. The origin of images that a run made
+    is written first, as ``origin.json`` beside them.
 
     Raises:
         DataError: Two classes get the same file label, or a file cannot be written.
@@ -106,6 +115,9 @@ def export_pictures(folder: Path, images: Images, class_names: Sequence[str]) ->
     labels = [re.sub(r"[^\w .()+-]|_", "-", name).strip(" .") or "-" for name in class_names or ("image",)]
     if len(set(labels)) < len(labels):
         raise DataError("two class names are alike without their special characters; rename one")
+    if origin is not None:
+        with replacing(folder / SIDECAR) as temporary:
+            temporary.write_text(origin.text() + "\n", encoding="utf-8")
     places, digits = [], len(str(max(0, len(images) - 1)))
     for index, (pixels, label) in enumerate(zip(images.pixels, images.labels, strict=True)):
         place = folder / f"{labels[label]}_{index:0{digits}}.png"

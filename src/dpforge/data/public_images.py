@@ -13,9 +13,11 @@ from dpforge.data.image_files import read_samples
 from dpforge.data.image_folder import DECLARED_PUBLIC, ImageFolder
 from dpforge.data.image_parts import converted
 from dpforge.data.image_settings import size_mistakes, wanted_size
-from dpforge.data.images import Images
+from dpforge.data.images import Images, ImageSchema
+from dpforge.data.origin import reached, refuse_released
+from dpforge.data.overlap import overlaps
 from dpforge.data.places import conf_folder, plain
-from dpforge.errors import ConfigError, did_you_mean
+from dpforge.errors import ConfigError, DPForgeError, did_you_mean
 
 _HOME = "dpforge.data."
 
@@ -39,7 +41,8 @@ def load_public_images(
         channels: 1 or 3; ``None`` for the set's own.
 
     Raises:
-        ConfigError: An unknown name or key, or a set that is not one of images.
+        ConfigError: An unknown name or key, a set that is not one of images, or images that a run on
+            private data made.
         DataError: The images cannot be fetched or read.
     """
     if mistakes := size_mistakes(size, "size"):
@@ -47,17 +50,86 @@ def load_public_images(
     wanted = wanted_size(size)
     node = plain(name_or_node)
     if isinstance(node, str | Path) and str(node).endswith(".npz"):
-        images, names = read_samples(Path(node).expanduser())
+        path = Path(node).expanduser()
+        refuse_released(path)
+        images, names = read_samples(path)
     else:
         source = _source(node, wanted)
         if getattr(source, "modality", None) != "image":
             raise ConfigError(
                 f"{_shown(node)} is not a data set of images; choose one of {', '.join(_names())}"
             )
+        for place in _places(source):
+            refuse_released(place)
         data = replace(source, holdout_fraction=0.0).load()
         images, names = data.train, data.schema.classes
     shape = wanted or (images.pixels.shape[1], images.pixels.shape[2])
     return converted(images, shape, channels or images.pixels.shape[3]), names
+
+
+def refuse_private_as_public(public: Any, dataset: Any, key: str) -> None:
+    """Refuse public images that are, hold or come from the private ones; reads no image.
+
+    Compared are names, described files and real places. A copy of private images elsewhere goes unnoticed.
+
+    Args:
+        public: As :func:`load_public_images` takes it.
+        dataset: The private data set, or its schema, of which only the name is known.
+        key: Setting that names the public images, for the error.
+
+    Raises:
+        ConfigError: They share records.
+    """
+    node = plain(public)
+    try:
+        source = _source(node, (1, 1))
+    except DPForgeError:  # said by whoever reads it, or a file
+        source = None
+    reason = _shared_name(node, source, dataset) or _shared_files(source, dataset)
+    reason = reason or _shared_place(node, source, dataset)
+    if reason:
+        raise ConfigError(
+            f"{key}={_shown(node)}: {reason}: these are the private images themselves, or some of them."
+            " Public images are read without any noise. Choose another public set."
+        )
+
+
+def _shared_name(node: Any, source: Any, dataset: Any) -> str:
+    private = str(dataset.name)
+    given = node.get("name") if isinstance(node, Mapping) else node
+    names = {str(name) for name in (given, getattr(source, "name", None)) if isinstance(name, str)}
+    if source is not None and _places(source) and private == ImageFolder.name:
+        return ""  # two folders without names of their own: their places tell
+    found = [name for name in sorted(names) if overlaps(name, private)]
+    return f"the public set '{found[0]}' overlaps the private set '{private}'" if found else ""
+
+
+def _shared_files(source: Any, dataset: Any) -> str:
+    if isinstance(dataset, ImageSchema) or not _described(source) & _described(dataset):
+        return ""
+    return f"it is read from published files of the private set '{dataset.name}'"
+
+
+def _described(source: Any) -> set[str]:
+    """The digests by which a data set knows its files and images."""
+    specs = source.file_specs() if hasattr(source, "file_specs") else {}
+    content = getattr(source, "content", None) or {}
+    return {spec.sha256 for spec in specs.values()} | {str(digest) for digest in content.values()}
+
+
+def _shared_place(node: Any, source: Any, dataset: Any) -> str:
+    private = [place.resolve() for place in _places(dataset)]
+    named = [Path(node).expanduser()] if source is None and isinstance(node, str | Path) else _places(source)
+    for place in (real for root in named if private for real in reached(root)):
+        if any(place.is_relative_to(other) or other.is_relative_to(place) for other in private):
+            return f"it leads to the files of the private set '{dataset.name}' (dataset.path)"
+    return ""
+
+
+def _places(source: Any) -> list[Path]:
+    """The files or folders of the user that a data set reads."""
+    given = (getattr(source, key, None) for key in ("path", "holdout_path"))
+    return [Path(place).expanduser() for place in given if place]
 
 
 def _source(node: Any, size: tuple[int, int] | None) -> Any:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 from dpforge.data import Images
 from dpforge.data.image_files import export_pictures, write_samples
+from dpforge.data.origin import Origin, header_digest
 from dpforge.errors import ConfigError
 from dpforge.experiment.display import progress
 from dpforge.experiment.rundir import RunDir
@@ -40,15 +42,27 @@ def sample_images(
     mistakes = [*number_mistakes(count, seed), *_place_mistakes(out, run, overwrite)]
     if mistakes:
         raise ConfigError(mistakes)
-    fitted: Any = finished_model(RunDir(run))
+    folder = RunDir(run)
+    fitted: Any = finished_model(folder)
+    origin = _origin(folder, fitted.schema.name)
     with progress(bar) as display, display.task("sample", count) as stage:
         made: Images = fitted.sample(count, public_random(seed).generator("more rows"))
         stage.advance(count)
     if out.suffix.lower() == ".npz":
-        write_samples(out, made, fitted.schema.classes, made.extra)
+        write_samples(out, made, fitted.schema.classes, made.extra, origin)
     else:
         out.mkdir(parents=True, exist_ok=True)
-        export_pictures(out, made, fitted.schema.classes)
+        export_pictures(out, made, fitted.schema.classes, origin)
+
+
+def _origin(folder: RunDir, dataset: str) -> Origin:
+    """What the images say of their run: as its certificate does, also where its ledger is gone."""
+    stated = folder.read_json(folder.certificate)
+    digest = ""
+    if folder.ledger.is_file():
+        with folder.ledger.open(encoding="utf-8") as lines:
+            digest = header_digest(json.loads(lines.readline()))
+    return Origin(dataset, stated["status"], stated["epsilon"], stated["delta"], digest)
 
 
 def _place_mistakes(out: Path, run: Path, overwrite: bool) -> list[str]:

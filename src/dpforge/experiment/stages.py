@@ -156,7 +156,7 @@ def sample(work: Work, fitted: Fitted) -> Synthetic:
     with work.display.task("sample", rows) as stage:
         made = fitted.sample(rows, public_random(work.experiment.seed).generator("sample"))
         stage.advance(rows)
-    write_synthetic(work.folder, made, fitted.schema)
+    write_synthetic(work.folder, made, fitted.schema, work.access.ledger)
     work.folder.finish_stage("sample", time.perf_counter() - start)
     return made
 

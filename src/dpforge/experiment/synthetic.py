@@ -12,12 +12,14 @@ from dpforge.errors import DataError, RunError
 from dpforge.experiment.image_grids import save_grid
 from dpforge.experiment.rundir import RunDir
 from dpforge.generators.base import Synthetic
+from dpforge.privacy.ledger import Ledger
+from dpforge.privacy.origin import origin_of
 
 PREVIEW_ROWS = 20
 PREVIEW_PER_CLASS, PREVIEW_IMAGES = 10, 100
 
 
-def write_synthetic(folder: RunDir, made: Synthetic, schema: Schema | ImageSchema) -> None:
+def write_synthetic(folder: RunDir, made: Synthetic, schema: Schema | ImageSchema, ledger: Ledger) -> None:
     """Write the table or the images of a run with a preview for people.
 
     Raises:
@@ -28,7 +30,7 @@ def write_synthetic(folder: RunDir, made: Synthetic, schema: Schema | ImageSchem
         write_table(made.head(PREVIEW_ROWS), folder.preview)
         return
     names = schema.classes if isinstance(schema, ImageSchema) else ()
-    write_samples(folder.images, made, names, made.extra)
+    write_samples(folder.images, made, names, made.extra, origin_of(ledger.header, schema.name))
     save_grid(preview_images(made, len(names)), folder.grid)
 
 

@@ -6,6 +6,6 @@ Importing this package imports no deep-learning library; making an extractor doe
 from __future__ import annotations
 
 from dpforge.features.cache import cached_features
-from dpforge.features.registry import EXTRACTORS, Extractor, extractor
+from dpforge.features.registry import EXTRACTORS, Extractor, extractor, trained_on
 
-__all__ = ["EXTRACTORS", "Extractor", "cached_features", "extractor"]
+__all__ = ["EXTRACTORS", "Extractor", "cached_features", "extractor", "trained_on"]

@@ -17,6 +17,7 @@ from dpforge.features.registry import Request
 from dpforge.nets.images import resize
 from dpforge.nets.inception import FIDInception
 
+TRAINED_ON = IMAGENET
 NAME = "inception_v3"
 WEIGHTS = FileSpec(
     name="pt_inception-2015-12-05-6726825d.pth",
@@ -62,6 +63,6 @@ def around(net: FIDInception, request: Request) -> TensorExtractor:
         preprocessing={"size": list(side), "network_resize_filter": "bicubic", "range": [-1, 1]},
         batch_size=BATCH,
         weights_sha256=WEIGHTS.sha256,
-        trained_on=IMAGENET,
+        trained_on=TRAINED_ON,
         head=net.fc,
     )

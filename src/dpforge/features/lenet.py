@@ -17,7 +17,7 @@ from dpforge.nets.lenet import LeNet
 
 NAME = "lenet_public"
 FILE = "lenet_public.safetensors"
-TRAINED_ON = "font_digits"
+TRAINED_ON = ("font_digits",)
 BATCH = 1024
 
 
@@ -45,7 +45,7 @@ def build(request: Request) -> TensorExtractor:
         preprocessing={"size": [LeNet.size, LeNet.size], "range": [0, 1], "network_color": "luma"},
         batch_size=BATCH,
         weights_sha256=hashlib.sha256(content).hexdigest(),
-        trained_on=(TRAINED_ON,),
+        trained_on=TRAINED_ON,
         head=net.classifier,
     )
 

@@ -19,6 +19,7 @@ from dpforge.features.registry import Request
 from dpforge.nets.images import resize
 from dpforge.nets.mobilenet import MobileNetV2, fused
 
+TRAINED_ON = IMAGENET
 NAME = "mobilenet_v2"
 WEIGHTS = FileSpec(
     name="mobilenet_v2-b0353104.pth",
@@ -62,6 +63,6 @@ def around(net: MobileNetV2, request: Request, side: int) -> TensorExtractor:
         preprocessing={"size": [side, side], "range": [0, 1], "mean": list(MEAN), "std": list(STD)},
         batch_size=BATCH_ON_CPU if request.device == "cpu" else BATCH,
         weights_sha256=WEIGHTS.sha256,
-        trained_on=IMAGENET,
+        trained_on=TRAINED_ON,
         head=net.classifier,
     )

@@ -21,6 +21,11 @@ EXTRACTORS = {
 """Module of each extractor, which has ``build(request)``."""
 
 
+def trained_on(name: str) -> tuple[str, ...]:
+    """Return the data sets whose images shaped the weights of an extractor; loads none of them."""
+    return tuple(getattr(importlib.import_module(EXTRACTORS[name]), "TRAINED_ON", ()))
+
+
 class Extractor(Protocol):
     """Turns images into vectors. Needs no private data: its parameters are public."""
 

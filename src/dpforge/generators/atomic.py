@@ -9,15 +9,22 @@ from pathlib import Path
 from dpforge.errors import RunError
 
 
-def write_atomic(path: Path, data: bytes) -> None:
+def write_atomic(path: Path, data: bytes, *, private: bool = False) -> None:
     """Write a file so that a reader sees the old content or the new, never a part.
+
+    Args:
+        path: In a folder that exists.
+        data: All of its content.
+        private: Whether only its owner may read it.
 
     Raises:
         RunError: The disk is full or cannot be written.
     """
     temporary = path.with_name(path.name + ".tmp")
     try:
-        with temporary.open("wb") as file:
+        if private:
+            temporary.unlink(missing_ok=True)
+        with open(temporary, "wb", opener=_owner_only if private else None) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -30,6 +37,10 @@ def write_atomic(path: Path, data: bytes) -> None:
             f"{path.name} cannot be written ({error.strerror}). Free the disk and start the same command"
             " again; the run continues where it was."
         ) from error
+
+
+def _owner_only(name: str, flags: int) -> int:
+    return os.open(name, flags, 0o600)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from dpforge.data.images import ImageSchema
+from dpforge.data.overlap import overlaps
 from dpforge.errors import ConfigError, DataError
 from dpforge.features import Extractor, extractor
 
@@ -50,12 +51,6 @@ def refuse_overlap(found: Extractor, schema: ImageSchema) -> None:
                 f" '{schema.name}': its features would know the training images. Use another one, such as"
                 " evaluation.extractors=[pixels]."
             )
-
-
-def overlaps(first: str, second: str) -> bool:
-    """Whether the names of two data sets say that one is the other or, as in ``x_small``, a part of it."""
-    a, b = first.lower(), second.lower()
-    return a == b or a.startswith(f"{b}_") or b.startswith(f"{a}_")
 
 
 def _usable(name: str, schema: ImageSchema, device: str, weights: str | None) -> Extractor:

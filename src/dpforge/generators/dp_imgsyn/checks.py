@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dpforge.data import ImageSchema
-from dpforge.errors import did_you_mean
+from dpforge.data.public_images import refuse_private_as_public
+from dpforge.errors import ConfigError, did_you_mean
 from dpforge.generators.dp_imgsyn.settings import pool_of
 from dpforge.nets.resnet import ACTIVATIONS, BUILDERS
 
@@ -62,17 +63,22 @@ def schema_mistakes(model: DPImgSyn, schema: ImageSchema) -> list[str]:
     mistakes = []
     if schema.num_classes < 2:
         mistakes.append(f"dp_imgsyn needs images with at least 2 classes; '{schema.name}' has none.")
-    name = _public_name(model.public)
-    if name is not None and name.removesuffix("_10k") == schema.name.removesuffix("_10k"):
-        mistakes.append(
-            f"model.public={name}: these are the private images themselves; choose another public set."
-        )
+    mistakes += public_mistakes(model, schema)
     side = min(schema.height, schema.width)
     for who, net in (("teacher", model.teacher), ("student", model.student)):
         left = side / pool_of(net, schema.height, schema.width)
         if left < (LEAST_SIDE if net.arch == "resnet9" else 1):
             mistakes.append(f"model.{who}: {left:.3g} pixels a side are too few for {net.arch}. Lower pool.")
     return mistakes
+
+
+def public_mistakes(model: DPImgSyn, dataset: Any) -> list[str]:
+    """Return whether the public images are the private ones, of which ``dataset`` is source or schema."""
+    try:
+        refuse_private_as_public(model.public, dataset, "model.public")
+    except ConfigError as error:
+        return [str(error)]
+    return []
 
 
 def _get(model: DPImgSyn, path: str) -> Any:
@@ -158,13 +164,6 @@ def _public_mistakes(model: DPImgSyn) -> list[str]:
     if model.public is None or model.public == "":
         mistakes.append("model.public is empty: name a data set or a folder of public images.")
     return mistakes
-
-
-def _public_name(public: Any) -> str | None:
-    if isinstance(public, str):
-        return public
-    name = public.get("name") if isinstance(public, Mapping) else getattr(public, "name", None)
-    return None if name is None else str(name)
 
 
 def _whole(value: Any, least: int) -> bool:

@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 from dpforge.data import ImageDataset, ImageSchema
 from dpforge.errors import ConfigError
 from dpforge.generators.base import RunContext, nominal_units, rows_per_unit
-from dpforge.generators.dp_imgsyn.checks import schema_mistakes, setting_mistakes
+from dpforge.generators.dp_imgsyn.checks import public_mistakes, schema_mistakes, setting_mistakes
 from dpforge.generators.dp_imgsyn.fitted import FittedImgSyn, load_fitted
 from dpforge.generators.dp_imgsyn.settings import (
     StatisticsSettings,
@@ -81,6 +81,10 @@ class DPImgSyn:
     def not_dp(self) -> bool:
         """Whether no setting of privacy makes this private."""
         return self.statistics.kind == "upstream"
+
+    def public_mistakes(self, dataset: Any) -> list[str]:
+        """Return whether the public images are the private ones, of which ``dataset`` is the source."""
+        return public_mistakes(self, dataset)
 
     def rate(self, schema: ImageSchema) -> float:
         """Return the sampling rate q, from configuration and public constants."""

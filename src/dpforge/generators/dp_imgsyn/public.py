@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,11 @@ import torch
 
 from dpforge.data import Images, ImageSchema
 from dpforge.data.public_images import load_public_images
-from dpforge.errors import DataError
+from dpforge.errors import DataError, RunError
+from dpforge.generators.base import RunContext
+from dpforge.generators.storage import write_atomic
 
+PUBLIC = "public.json"
 POOL = 4  # candidates an image wanted, where they are balanced
 
 
@@ -21,6 +26,32 @@ def public_images(
 ) -> tuple[Images, tuple[str, ...]]:
     """Return all images of a public set in the size and colours of the private one, and its class names."""
     return load_public_images(public, size=(schema.height, schema.width), channels=schema.channels)
+
+
+def check_same_public(run: RunContext, public: Images, classes: Sequence[str], order: np.ndarray) -> None:
+    """Note which public images a run uses, and refuse others once it has begun.
+
+    The teacher starts from them, and the statistics are centred by them: with others, the same noise would
+    hide other sums.
+
+    Raises:
+        RunError: They changed since the run began.
+    """
+    content = hashlib.sha256()
+    for array in (public.pixels, public.labels, order):
+        content.update(f"{array.dtype.str}{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
+    noted = {"images": len(public), "classes": list(classes), "sha256": content.hexdigest()}
+    path = run.checkpoints / PUBLIC
+    text = json.dumps(noted, indent=1)
+    if not run.access.ledger.begun or not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, text.encode())
+    elif path.read_text(encoding="utf-8") != text:
+        raise RunError(
+            f"the run began with other public images than there are now (checkpoints/{PUBLIC}): its noise was"
+            " drawn for those. Bring model.public, and model.public_index_file if there is one, back to"
+            " continue, or use another study=… for a new run."
+        )
 
 
 def candidates(count: int, total: int, seed: int, index_file: str | None) -> np.ndarray:

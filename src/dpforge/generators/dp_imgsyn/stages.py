@@ -18,7 +18,7 @@ from dpforge.data import ImageDataset
 from dpforge.errors import Interrupted
 from dpforge.generators.base import RunContext
 from dpforge.generators.dp_imgsyn.fitted import FittedImgSyn, ReleasedImages, new_student
-from dpforge.generators.dp_imgsyn.public import POOL, balanced, candidates, public_images
+from dpforge.generators.dp_imgsyn.public import balanced, candidates, check_same_public, public_images
 from dpforge.generators.dp_imgsyn.statistics import (
     REFERENCE_IMAGES,
     STATISTICS,
@@ -61,9 +61,12 @@ class Stages:
         self.model, self.data, self.run = model, data, run
         self.schema, self.device = data.schema, run.runtime.device
         self.public, self.public_classes = public_images(model.public, data.schema)
+        # Without noise a value is private, whatever it is called.
+        self.clean = model.not_dp or not run.spec.enabled
         self.order = candidates(
             model.num_samples, len(self.public), model.public_seed, model.public_index_file
         )
+        check_same_public(run, self.public, self.public_classes, self.order)
         first = self.public.take(self.order[: model.num_samples])
         self.normalization = normalization_of(model.normalization, data.schema, first)
         self.steps = run.access.piece("train").count if run.spec.enabled else model.steps(data.schema)
@@ -116,7 +119,7 @@ class Stages:
         def predict(positions: np.ndarray) -> np.ndarray:
             return self._logits(teacher, self.public.pixels[positions]).argmax(1)
 
-        return balanced(self.order[: POOL * count], count, predict, self.schema.num_classes)
+        return balanced(self.order, count, predict, self.schema.num_classes)
 
     def _statistics(self, teacher: nn.Module, public: np.ndarray) -> dict[str, np.ndarray]:
         """Released moments and how they came about, by name; empty when they are left out."""
@@ -224,11 +227,12 @@ class Stages:
         step = self.steps + 2 + number
         if len(history):
             values = dict(zip(TERMS, history[-1].tolist(), strict=True))
-            self.run.log(step, {f"synthesis/{name}": value for name, value in values.items()}, "dp")
+            kind = "private" if self.clean else "dp"
+            self.run.log(step, {f"synthesis/{name}": value for name, value in values.items()}, kind)
         self._show(step, {})
 
     def _write_losses(self, losses: list[np.ndarray]) -> None:
-        """Write the terms of the loss of every batch and step; they are functions of released values."""
+        """Write the terms of the loss of every batch and step: functions of released values, if there are."""
         if self.run.samples is None or not self.model.synthesis.steps:
             return
         text = io.StringIO()
@@ -236,8 +240,9 @@ class Stages:
         writer.writerow(["batch", "step", *TERMS])
         for number, history in enumerate(losses):
             writer.writerows([number, step, *map(repr, row)] for step, row in enumerate(history.tolist()))
-        self.run.samples.mkdir(parents=True, exist_ok=True)
-        write_atomic(self.run.samples / CSV, text.getvalue().encode())
+        folder = self.run.samples.parent / "private" if self.clean else self.run.samples
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700 if self.clean else 0o777)
+        write_atomic(folder / CSV, text.getvalue().encode(), private=self.clean)
 
     def _student(self, images: ReleasedImages, teacher: nn.Module) -> nn.Module:
         folder = self.run.checkpoints / "student"

@@ -17,7 +17,14 @@ def drawn(api: ImageAPI, labels: np.ndarray, rng: np.random.Generator) -> Popula
 
 def varied(api: ImageAPI, images: Population, degree: float, rng: np.random.Generator) -> Population:
     """Return one variation of each image; side information is inherited unless the API changes it."""
-    made = api.variation(images.pixels, images.info, degree, rng)
+    try:
+        made = api.variation(images.pixels, images.info, degree, rng)
+    except (IndexError, KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"model.api={api.name} cannot vary these images ({type(error).__name__}). If"
+            " model.initial_samples is set, its additional_info is of another generator: start from samples"
+            f" that model.api={api.name} made."
+        ) from error
     pixels, info = made if isinstance(made, tuple) else (made, images.info)
     return checked(api, Population(pixels, images.labels, info))
 

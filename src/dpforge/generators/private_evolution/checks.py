@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dpforge.data import ImageSchema
-from dpforge.errors import did_you_mean
-from dpforge.features import EXTRACTORS
+from dpforge.data.origin import refuse_outside, run_folder
+from dpforge.data.overlap import overlaps
+from dpforge.data.public_images import refuse_private_as_public
+from dpforge.errors import ConfigError, DPForgeError, did_you_mean
+from dpforge.features import EXTRACTORS, trained_on
 from dpforge.generators.private_evolution.nearest import DISTANCES
 from dpforge.generators.private_evolution.population import SELECTIONS
 from dpforge.generators.private_evolution.upstream import MODES
@@ -124,6 +127,7 @@ def schema_mistakes(model: PrivateEvolution, schema: ImageSchema) -> list[str]:
         ]
     classes = model.released_schema(schema).classes
     texts = _fraction_mistakes(model, classes) + _start_mistakes(model.initial_samples)
+    texts += public_mistakes(model, schema) + _training_mistakes(model, schema)
     fewest, count = min(model.sizes(schema.nominal_rows)), max(1, len(classes))
     if fewest < count:
         texts.append(
@@ -162,7 +166,49 @@ def _fraction_mistakes(model: PrivateEvolution, classes: Sequence[str]) -> list[
 def _start_mistakes(path: str | None) -> list[str]:
     if path is None:
         return []
-    return [] if Path(path).is_file() else [f"model.initial_samples={path}: there is no such file."]
+    place = Path(path)
+    if not place.is_file():
+        return [f"model.initial_samples={path}: there is no such file."]
+    if run_folder(place) is not None:  # what that run spent becomes part of the plan
+        return []
+    try:
+        refuse_outside(place, "model.initial_samples")
+    except DPForgeError as error:
+        return [str(error)]
+    return []
+
+
+def public_mistakes(model: PrivateEvolution, dataset: Any) -> list[str]:
+    """Return which public images are the private ones.
+
+    Args:
+        model: Settings.
+        dataset: Source of the private images, or their schema.
+    """
+    named = dict(getattr(model.api, "public_images", dict)())
+    if model.initial_samples is not None:
+        named["model.initial_samples"] = model.initial_samples
+    mistakes = []
+    for key, public in named.items():
+        try:
+            refuse_private_as_public(public, dataset, key)
+        except ConfigError as error:
+            mistakes.append(str(error))
+    return mistakes
+
+
+def _training_mistakes(model: PrivateEvolution, schema: ImageSchema) -> list[str]:
+    """Return which public networks say that private images shaped their weights."""
+    used = {"model.embedding": model.embedding}
+    if isinstance(named := getattr(model.api, "embedding", None), str):
+        used["model.api.embedding"] = named
+    return [
+        f"{key}={name} was trained on '{source}', which overlaps the private set '{schema.name}': its"
+        " features would know the private images. Use another one, such as pixels."
+        for key, name in used.items()
+        for source in trained_on(name)
+        if overlaps(source, schema.name)
+    ]
 
 
 def _rank_mistakes(model: PrivateEvolution, schema: ImageSchema) -> list[str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dpforge.data import ImageSchema
+from dpforge.data.origin import header_digest, run_folder
 from dpforge.errors import ConfigError, RunError
 from dpforge.privacy.ledger import Ledger
 from dpforge.privacy.mechanisms import PrivateAccess
@@ -20,12 +21,6 @@ from dpforge.privacy.spec import PrivacySpec
 
 EARLIER = "earlier"
 _UNIT = ("kind", "column", "max_rows")
-
-
-def owner(samples: Path) -> Path | None:
-    """Return the run folder that a file lies in; ``None`` for a file of no run."""
-    folders = [folder for folder in samples.resolve().parents if (folder / "ledger.jsonl").exists()]
-    return folders[0] if folders else None
 
 
 def earlier_pieces(samples: str | None, spec: PrivacySpec, schema: ImageSchema) -> tuple[Piece, ...]:
@@ -43,7 +38,7 @@ def earlier_pieces(samples: str | None, spec: PrivacySpec, schema: ImageSchema) 
         ConfigError: The earlier run is not finished or not private, the file is not one that its certificate
             covers, or relation or unit differ, so that the two costs are not of one kind.
     """
-    folder = owner(Path(samples)) if samples is not None else None
+    folder = run_folder(Path(samples)) if samples is not None else None
     if samples is None or folder is None or not spec.enabled:
         return ()
     try:
@@ -65,7 +60,7 @@ def take_over(access: PrivateAccess) -> None:
 
 
 def _pieces(ledger: Ledger) -> tuple[Piece, ...]:
-    name = hashlib.sha256(json.dumps(ledger.header, sort_keys=True).encode()).hexdigest()[:10]
+    name = header_digest(ledger.header)[:10]
     return tuple(
         Piece(
             f"{EARLIER}/{name}/{piece.name}",

@@ -1,4 +1,4 @@
-"""Populations and votes of every iteration on disk: released values only, read back without pickles."""
+"""Populations and votes of every iteration on disk, read back without pickles; clean votes in ``private``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import io
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,13 @@ from PIL import Image
 
 from dpforge.data.image_arrays import read_npz
 from dpforge.data.image_files import MAX_BYTES, write_samples
-from dpforge.data.images import Images
+from dpforge.data.images import Images, ImageSchema
+from dpforge.data.origin import Origin
 from dpforge.errors import RunError
 from dpforge.generators.base import RunContext
 from dpforge.generators.private_evolution.population import Population
 from dpforge.generators.storage import load_state, save_state, write_atomic
+from dpforge.privacy.origin import origin_of
 
 GRID_COLUMNS = 10
 _log = logging.getLogger("dpforge")
@@ -33,12 +35,18 @@ class Progress:
     Args:
         folder: ``<run>/samples``.
         class_names: For the files.
+        private: ``<run>/private``, readable by its owner only.
+        origin: Of the run, for the files.
+        clean: Whether votes have no noise, or one that anybody can subtract: they then stay in ``private``.
         iteration: Populations 0 … ``iteration`` are complete; −1 for none.
         digests: SHA-256 of each file by its name below ``folder``.
     """
 
     folder: Path
     class_names: tuple[str, ...]
+    private: Path
+    origin: Origin | None = None
+    clean: bool = False
     iteration: int = -1
     digests: dict[str, str] = field(default_factory=dict)
 
@@ -73,31 +81,40 @@ class Progress:
 
     def votes(self) -> np.ndarray | None:
         """Read back the noisy votes of the iteration that is under way, if they were released already."""
-        name = _votes(self.iteration + 1)
-        if name not in self.digests or _digest(self.folder / name) != self.digests[name]:
+        name, path = self._votes()
+        if name not in self.digests or _digest(path) != self.digests[name]:
             return None
-        return read_npz(self.folder / name, {"count": "count"}, MAX_BYTES)["count"]
+        return read_npz(path, {"count": "count"}, MAX_BYTES)["count"]
 
     def keep_votes(self, run: RunContext, noisy: np.ndarray, labels: np.ndarray) -> None:
         """Write noisy votes before anything follows from them: their noise is never used for others."""
-        name = _votes(self.iteration + 1)
-        (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(self.folder / name, npz_bytes({"count": noisy, "labels": labels}))
-        self._save(run, name)
+        name, path = self._votes()
+        if self.clean:
+            self.private.mkdir(mode=0o700, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700 if self.clean else 0o777)
+        write_atomic(path, npz_bytes({"count": noisy, "labels": labels}), private=self.clean)
+        self._save(run, name, path)
+
+    def _votes(self) -> tuple[str, Path]:
+        """Name among the digests and place of the votes of the next iteration."""
+        number = self.iteration + 1
+        if self.clean:
+            return f"private/votes/{number}", self.private / "votes" / f"{number}.npz"
+        return f"{number}/histogram.npz", self.folder / f"{number}/histogram.npz"
 
     def keep_population(self, run: RunContext, population: Population, *, grid: bool) -> None:
         """Write the population of the next iteration; it is complete from now on."""
         name = _samples(self.iteration + 1)
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_population(path, population, self.class_names)
+        save_population(path, population, self.class_names, self.origin)
         if grid:
             write_atomic(path.parent / "grid.png", grid_png(population, max(1, len(self.class_names))))
         self.iteration += 1
-        self._save(run, name)
+        self._save(run, name, path)
 
-    def _save(self, run: RunContext, name: str) -> None:
-        self.digests[name] = _digest(self.folder / name)
+    def _save(self, run: RunContext, name: str, path: Path) -> None:
+        self.digests[name] = _digest(path)
         files = [[name, digest] for name, digest in sorted(self.digests.items())]
         save_state(
             run.checkpoints,
@@ -110,20 +127,30 @@ class Progress:
         )
 
 
-def load_progress(run: RunContext, class_names: Sequence[str]) -> Progress:
-    """Return where the run stands; a state that was written with another noise key is ignored."""
+def load_progress(run: RunContext, schema: ImageSchema, *, clean: bool = False) -> Progress:
+    """Return where the run stands; a state that was written with another noise key is ignored.
+
+    Args:
+        run: Folders, key and ledger.
+        schema: Of the synthetic images.
+        clean: Whether votes have no noise.
+    """
     folder = run.samples if run.samples is not None else run.checkpoints / "samples"
+    origin = origin_of(run.access.ledger.header, schema.name)
+    begun = Progress(folder, schema.classes, run.checkpoints.parent / "private", origin, clean)
     state = load_state(run.checkpoints)
     if state is None or state["key_id"] != run.access.random.key_id:
-        return Progress(folder, tuple(class_names))
+        return begun
     digests = {str(name): str(digest) for name, digest in state["module"]["files"]}
-    return Progress(folder, tuple(class_names), int(state["step"]), digests)
+    return replace(begun, iteration=int(state["step"]), digests=digests)
 
 
-def save_population(path: Path, population: Population, class_names: Sequence[str]) -> None:
-    """Write ``samples.npz``: ``samples``, ``labels``, ``class_names``, ``additional_info``."""
+def save_population(
+    path: Path, population: Population, class_names: Sequence[str], origin: Origin | None = None
+) -> None:
+    """Write ``samples.npz``: ``samples``, ``labels``, ``class_names``, ``additional_info``, ``origin``."""
     images = Images(population.pixels, population.labels)
-    write_samples(path, images, tuple(class_names), {"additional_info": population.info})
+    write_samples(path, images, tuple(class_names), {"additional_info": population.info}, origin)
 
 
 def load_population(path: Path) -> Population:
@@ -167,10 +194,6 @@ def grid_png(population: Population, classes: int) -> bytes:
 
 def _samples(iteration: int) -> str:
     return f"{iteration}/samples.npz"
-
-
-def _votes(iteration: int) -> str:
-    return f"{iteration}/histogram.npz"
 
 
 def _digest(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from dpforge.generators.storage import load_any_model, save_model
 from dpforge.nets.images import resize, to_pixels, to_unit
 
 CHUNK = 1024
+_log = logging.getLogger("dpforge")
 
 
 class FittedEvolution:
@@ -30,7 +32,7 @@ class FittedEvolution:
         api: Makes variations where more images are asked for than there are.
         degree: Variation degree of those.
         device: Where the API runs.
-        first: File of the images that the API drew at random, S_0.
+        first: File of the images that the API drew at random, S_0, in the run's folder.
     """
 
     def __init__(
@@ -79,8 +81,14 @@ class FittedEvolution:
 
     def _grown(self, rows: int, rng: np.random.Generator) -> Population:
         """The population and variations of it, every image varied about as often."""
-        self.api.prepare(self.schema.classes, self.device)
         parts, left = [self.population], rows - len(self.population)
+        estimate = getattr(self.api, "estimate", None)
+        if estimate is not None:
+            # A warning, as dpforge-sample shows nothing less, and these images cost money.
+            _log.warning("%s", estimate(0, left))
+        # The run's folder counts requests and keeps answers, so the cap holds and nothing is paid for twice.
+        run = None if self._first is None else self._first.parents[2]
+        self.api.prepare(self.schema.classes, self.device, run)
         while left > 0:
             source = self._subset(min(left, len(self.population)), rng)
             parts.append(varied(self.api, source, self.degree, rng))

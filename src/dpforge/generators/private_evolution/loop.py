@@ -50,7 +50,9 @@ class Evolution:
             model.embedding, self.schema, run.runtime.device, model.embedding_weights
         )
         self.voters = self._electorate(data)
-        self.progress = load_progress(run, self.schema.classes)
+        # Without noise a count is private, whatever it is called.
+        self.clean = model.not_dp or not run.spec.enabled
+        self.progress = load_progress(run, self.schema, clean=self.clean)
 
     def finish(self) -> FittedEvolution:
         """Run all iterations, from the last complete one if there is one.
@@ -78,7 +80,7 @@ class Evolution:
             self._commit()
         if self.model.save_png:
             pictures = Images(population.pixels, population.labels)
-            export_pictures(self.progress.folder / "png", pictures, self.schema.classes)
+            export_pictures(self.progress.folder / "png", pictures, self.schema.classes, self.progress.origin)
         return FittedEvolution(
             self.schema,
             population,
@@ -192,7 +194,7 @@ class Evolution:
             "evolution/candidates_kept": float((worth > 0).sum()),
             "evolution/largest_vote": float(noisy.max(initial=0.0)),
         }
-        self.run.log(iteration, released, "dp" if self.model.mode == "dp" else "private")
+        self.run.log(iteration, released, "private" if self.clean else "dp")
         voters = self.schema.nominal_rows * self.model.subsample / len(blocks)
         if iteration == 1 and threshold > 0 and voters / threshold < FEW:
             _log.warning(

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -107,6 +107,15 @@ class PrivateEvolution:
         if mistakes:
             raise ConfigError(mistakes)
 
+    @property
+    def not_dp(self) -> bool:
+        """Whether no setting of privacy makes this private."""
+        return self.mode == "upstream"
+
+    def public_mistakes(self, dataset: Any) -> list[str]:
+        """Return which public images are the private ones, of which ``dataset`` is the source."""
+        return checks.public_mistakes(self, dataset)
+
     def plan(self, schema: ImageSchema, privacy: PrivacySpec) -> Plan:
         """One Gaussian release of all votes an iteration, and one of class counts if they are bought.
 
@@ -115,7 +124,7 @@ class PrivateEvolution:
         Raises:
             ConfigError: Settings that do not fit the classes of the data, or a start that cannot be paid for.
         """
-        mistakes = checks.schema_mistakes(self, schema)
+        mistakes = checks.schema_mistakes(self, schema) + self.request_mistakes(schema)
         if mistakes:
             raise ConfigError(mistakes)
         return evolution_plan(
@@ -172,7 +181,13 @@ class PrivateEvolution:
         sizes, first = self.sizes(nominal_rows), self.initial_variation_fold
         candidates = [sizes[0] * (1 + first), *(size * self.growth() for size in sizes[1:])]
         varied = sizes[0] * first + sum(sizes[1:]) * self.next_variation_fold
-        return sizes[0], varied + sum(candidates[:-1]) * self.lookahead_degree
+        ahead = sum(candidates[:-1]) * self.lookahead_degree * self.packing
+        return 0 if self.initial_samples is not None else sizes[0], varied + ahead
+
+    def request_mistakes(self, schema: ImageSchema) -> list[str]:
+        """Return why the API cannot make all images of a run, where it counts requests; makes no call."""
+        counting = getattr(self.api, "request_mistakes", None)
+        return [] if counting is None else list(counting(*self.api_images(schema.nominal_rows)))
 
     def public_shares(self, schema: ImageSchema) -> np.ndarray:
         """Return the share of each class that is known without the data, ``(K,)``."""

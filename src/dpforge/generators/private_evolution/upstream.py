@@ -45,8 +45,9 @@ def noisy_counts(
 ) -> np.ndarray:
     """Add noise to raw votes ``(m,)`` and write both below ``folder``, as ``count_class<c>.npz`` a class."""
     noisy = clean + scale * rng.standard_normal(len(clean))
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for place in (*folder.parents[1::-1], folder):  # private, private/upstream, …
+        place.mkdir(exist_ok=True, mode=0o700)
     for label, block in enumerate(blocks):
         content = {"count": noisy[block], "clean_count": clean[block]}
-        write_atomic(folder / f"count_class{label}.npz", npz_bytes(content))
+        write_atomic(folder / f"count_class{label}.npz", npz_bytes(content), private=True)
     return noisy

@@ -33,7 +33,8 @@ class Dalle:
 
     Args:
         prompts: A text, a list of texts or of ``{prompt, weight}``, or a map of class name to such a list.
-        max_requests: Most requests that may ever be sent for a run; the first one beyond it ends the run.
+        max_requests: Most requests that may ever be sent for a run, those of ``dpforge-sample`` included; the
+            first one beyond it ends the run, and a run that needs more is refused before it begins.
         model: Name of the model at the service.
         image_size: Height and width, equal: 256, 512 or 1024.
         base_url: Address of the service; ``None`` is that of OpenAI.
@@ -100,7 +101,7 @@ class Dalle:
             random_images: Images drawn from prompts, n_0.
             variation_images: Images varied in all iterations, lookahead included.
         """
-        fewest = -(-random_images // MOST_PER_REQUEST) + -(-variation_images // MOST_PER_REQUEST)
+        fewest = _fewest(random_images, variation_images)
         most = -(-random_images // MOST_PER_REQUEST) + len(self._prompts.texts()) + variation_images
         images = random_images + variation_images
         price = "" if self.cost_per_image is None else f", about {images * self.cost_per_image:,.2f}"
@@ -108,6 +109,17 @@ class Dalle:
             f"{self.model}: {images:,} images in {fewest:,} to {most:,} requests{price};"
             f" model.api.max_requests={self.max_requests:,}"
         )
+
+    def request_mistakes(self, random_images: int, variation_images: int) -> list[str]:
+        """Return one text if so many images need more requests than are allowed; see :meth:`estimate`."""
+        fewest = _fewest(random_images, variation_images)
+        if fewest <= self.max_requests:
+            return []
+        return [
+            f"model.api.max_requests={self.max_requests:,}, and the run needs at least {fewest:,} requests:"
+            f" {self.estimate(random_images, variation_images)}. Raise it, or lower"
+            " model.num_samples_schedule, num_iterations, lookahead_degree or packing."
+        ]
 
     def prepare(self, class_names: Sequence[str], device: str, folder: Path | None = None) -> None:
         mistakes = self.class_mistakes(class_names)
@@ -200,6 +212,11 @@ class Dalle:
         if not self.model or not self.key_variable:
             mistakes.append("model.api.model and model.api.key_variable: expected texts that are not empty.")
         return mistakes
+
+
+def _fewest(random_images: int, variation_images: int) -> int:
+    """Requests for so many images if every varied image shares its request with nine others."""
+    return -(-random_images // MOST_PER_REQUEST) + -(-variation_images // MOST_PER_REQUEST)
 
 
 def _chunks(rows: np.ndarray) -> list[np.ndarray]:

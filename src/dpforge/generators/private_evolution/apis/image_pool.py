@@ -100,6 +100,10 @@ class ImagePool:
         lengths = np.exp(np.interp(where, np.arange(len(NEIGHBOURS)), np.log(NEIGHBOURS)))
         return [float(length) for length in np.rint(lengths)]
 
+    def public_images(self) -> dict[str, Any]:
+        """Return what this reads as public images, by setting."""
+        return {"model.api.pool": self.pool}
+
     def prepare(self, class_names: Sequence[str], device: str, folder: Path | None = None) -> None:
         """Read the pool and embed it; raises ``DataError`` if it is missing or empty."""
         if self._loaded.get("device") == device:
@@ -131,6 +135,15 @@ class ImagePool:
         )
         if self.mixing:
             self._loaded["axes"] = principal_axes(images.pixels, self.components)
+
+    def info_mistake(self, info: np.ndarray) -> str:
+        """Return what is wrong with side information that this did not make; empty for nothing."""
+        size = len(self._loaded["pixels"])
+        if info.dtype.kind not in "iu" or info.ndim != 1:
+            return f"is of type {info.dtype} {info.shape}; expected whole numbers, one an image"
+        if 0 <= info.min(initial=0) <= info.max(initial=0) < size:
+            return ""
+        return f"has values from {info.min()} to {info.max()}; expected positions from 0 to {size - 1}"
 
     def random(self, labels: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Draw images without replacement, over and over where more are asked for than there are."""

@@ -194,7 +194,8 @@ class ImageService:
         if self.sent >= self.max_requests:
             raise RunError(
                 f"model.api.max_requests={self.max_requests} requests are sent and more are needed. Raise"
-                " model.api.max_requests and start the same command again: answers so far are kept."
+                " model.api.max_requests (for dpforge-sample: in the config.yaml of the run) and start the"
+                " same command again: answers so far are kept."
             )
         self.sent += 1
         if self.folder is not None:

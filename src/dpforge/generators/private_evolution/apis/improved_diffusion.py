@@ -122,6 +122,11 @@ class ImprovedDiffusion:
     def max_batch(self) -> int:
         return self.batch_size
 
+    def public_images(self) -> dict[str, Any]:
+        """Return what the network was trained on, as its folder states it, by setting."""
+        trained = self._record().get("settings", {}).get("dataset")
+        return {} if trained is None else {"model.api.checkpoint (training.json)": trained}
+
     def degree_mistakes(self, degrees: Sequence[float]) -> list[str]:
         steps = len(self._kept())
         return [
@@ -147,6 +152,15 @@ class ImprovedDiffusion:
                 " guidance_scale=1, or a network of dpforge-pretrain."
             )
         self._loaded.update(device=device, digest=digest, sampler=self._sampler(unet, null))
+
+    def info_mistake(self, info: np.ndarray) -> str:
+        """Return what is wrong with side information that this did not make; empty for nothing."""
+        most = max(1, self._generator_classes())
+        if info.dtype.kind not in "iu" or info.ndim != 1:
+            return f"is of type {info.dtype} {info.shape}; expected whole numbers, one an image"
+        if 0 <= info.min(initial=0) <= info.max(initial=0) < most:
+            return ""
+        return f"has values from {info.min()} to {info.max()}; expected classes from 0 to {most - 1}"
 
     def random(self, labels: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         classes = self._generator_classes()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,8 +42,12 @@ class Simulator:
         font_dirs: Folders with more fonts, searched first.
         system_fonts: Whether the system's fonts are used; without them all machines draw alike.
         steps: ``linear`` or ``sim_pe``.
+        size: Smallest and largest em size of the font. This and all other lengths are in pixels of a 28-pixel
+            canvas, and grow with the canvas.
+        stroke: Thinnest and thickest line drawn around the outline, whole pixels.
+        rotation: Largest rotation either way, in degrees.
         slant, scale, offset, elastic: Largest slant, horizontal stretch (and its inverse), shift and root
-            mean square elastic displacement; lengths in pixels of a 28-pixel canvas.
+            mean square elastic displacement.
         max_batch: Images drawn at once.
 
     Raises:
@@ -62,6 +67,9 @@ class Simulator:
     font_dirs: Sequence[str] = ()
     system_fonts: bool = True
     steps: str = "linear"
+    size: Sequence[float] = (10.0, 29.0)
+    stroke: Sequence[int] = (0, 2)
+    rotation: float = 30.0
     slant: float = 0.3
     scale: float = 1.3
     offset: float = 2.0
@@ -71,6 +79,9 @@ class Simulator:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "image_size", tuple(self.image_size))
+        for name in ("size", "stroke"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, tuple(value) if isinstance(value, Sequence) else (value,))
         object.__setattr__(self, "texts", tuple(str(text) for text in self.texts))
         mistakes = self._mistakes()
         if mistakes:
@@ -92,10 +103,30 @@ class Simulator:
             )
         if not self.scale >= 1:
             mistakes.append(f"model.api.scale={self.scale!r}: expected a number >= 1.")
-        for name in ("slant", "offset", "elastic"):
+        for name in ("rotation", "slant", "offset", "elastic"):
             if not getattr(self, name) >= 0:
                 mistakes.append(f"model.api.{name}={getattr(self, name)!r}: expected a number >= 0.")
+        return mistakes + self._pair_mistakes()
+
+    def _pair_mistakes(self) -> list[str]:
+        mistakes = []
+        if len(self.size) != 2 or any(not _is_number(n) for n in self.size):
+            mistakes.append(f"model.api.size={list(self.size)}: expected two numbers, [smallest, largest].")
+        elif not self._least_size() <= self.size[0] <= self.size[1] < math.inf:
+            mistakes.append(
+                f"model.api.size={list(self.size)}: expected [smallest, largest], both at least"
+                f" {self._least_size():.3g}, which is one pixel of this canvas."
+            )
+        whole = all(_is_number(n) and isinstance(n, int) for n in self.stroke)
+        if len(self.stroke) != 2 or not whole or not 0 <= self.stroke[0] <= self.stroke[1]:
+            mistakes.append(
+                f"model.api.stroke={list(self.stroke)}: expected [thinnest, thickest], whole numbers >= 0."
+            )
         return mistakes
+
+    def _least_size(self) -> float:
+        sides = [side for side in self.image_size if isinstance(side, int) and side > 0]
+        return CANVAS / min(sides, default=CANVAS)
 
     @property
     def class_aware(self) -> bool:
@@ -183,6 +214,9 @@ class Simulator:
     def _ranges(self) -> GlyphRanges:
         height, width = self.image_size
         ranges = GlyphRanges(
+            size=(self.size[0], self.size[1]),
+            stroke=(self.stroke[0], self.stroke[1]),
+            rotation=(-self.rotation, self.rotation),
             slant=(-self.slant, self.slant),
             scale=(1 / self.scale, self.scale),
             dx=(-self.offset, self.offset),
@@ -197,3 +231,7 @@ class Simulator:
     def _render(self, glyphs: np.ndarray) -> np.ndarray:
         height, width = self.image_size
         return render_glyphs(glyphs, self.texts, self._fonts(), height, width, channels=3)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
