@@ -147,9 +147,12 @@ class DPWGAN:
             shape: tuple[int, ...] = (sum(codec.sizes),)
         else:
             records, shape = TensorRecords(data.detach().float().cpu()), tuple(data.shape[1:])
+        training = self.generator.training
+        self.generator.eval()  # one record has no variance for batch normalisation
         made = generated(self.generator, self.noise_function, 1, public_random(0).generator("check")).shape[
             1:
         ]
+        self.generator.train(training)
         if tuple(made) != shape:
             raise DataError(
                 f"the generator makes records of shape {tuple(made)}; those of the data have shape {shape}."

@@ -14,10 +14,11 @@ from torch import nn
 
 from dpforge.data import ImageDataset, Images, ImageSchema
 from dpforge.data.schema import Unit, schema_from_dict
-from dpforge.errors import Interrupted
+from dpforge.errors import ConfigError, Interrupted
+from dpforge.gan import DPWGAN as PythonGAN
 from dpforge.generators.base import RunContext, Runtime
 from dpforge.generators.dpwgan import DPWGAN
-from dpforge.generators.gan_module import GANModule
+from dpforge.generators.gan_module import GANModule, scores
 from dpforge.generators.gan_upstream import _add_broadcast_noise
 from dpforge.nets.gan import categorical_mlp, conv_critic, conv_generator, resnet18_gn
 from dpforge.privacy import norms
@@ -358,3 +359,26 @@ def test_batch_norm_in_the_generator_is_trained_and_its_statistics_are_of_its_ow
     layers = [layer for layer in net.modules() if isinstance(layer, nn.BatchNorm2d)]
     assert layers
     assert all(float(layer.running_mean.abs().max()) > 0 for layer in layers)
+
+
+@pytest.mark.parametrize(("shape", "shown"), [((53, 2), "(B, 2)"), ((53, 2, 3), "(B, 2, 3)"), ((), "()")])
+def test_the_size_of_a_private_batch_is_in_no_error_text(shape, shown):
+    with pytest.raises(ConfigError, match=r"one score a record") as caught:
+        scores(torch.zeros(shape))
+    assert shown in str(caught.value)
+    assert "53" not in str(caught.value)
+
+
+def test_a_generator_with_batch_normalisation_is_checked_with_one_record_and_stays_in_training():
+    generator = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    gan = PythonGAN(generator, nn.Linear(2, 1), lambda n: torch.randn(n, 3))
+    schema = schema_from_dict(
+        {
+            "name": "x",
+            "nominal_rows": 9,
+            "columns": {"a": {"kind": "integer", "bounds": {"min": 0, "max": 1}}},
+        }
+    )
+    records, _ = gan._records(torch.zeros(9, 2), schema)
+    assert records is not None
+    assert generator.training

@@ -262,11 +262,13 @@ def called(net: nn.Module, x: Tensor, labels: Tensor | None) -> Tensor:
 
 
 def scores(output: Tensor) -> Tensor:
-    """Return a critic's output as ``(B,)``; raises ``ConfigError`` unless it is one number a record."""
-    if output.numel() != output.shape[0]:
-        raise ConfigError(
-            f"the critic returns shape {tuple(output.shape)}: expected (B,) or (B, 1), one score a record."
-        )
+    """Return a critic's output as ``(B,)``; raises ``ConfigError`` unless it is one number a record.
+
+    The text leaves the first length out: the size of a Poisson batch is private.
+    """
+    if output.ndim == 0 or output.numel() != output.shape[0]:
+        shape = ", ".join(["B", *map(str, output.shape[1:])]) if output.ndim else ""
+        raise ConfigError(f"the critic returns shape ({shape}): expected (B,) or (B, 1), one score a record.")
     return output.reshape(-1)
 
 
