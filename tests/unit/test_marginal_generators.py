@@ -270,6 +270,18 @@ def test_the_model_never_outgrows_its_limit(tmp_path):
     assert other.fitted.model.tree.megabytes > small.max_model_size
 
 
+@pytest.mark.parametrize("spare", [-1, 0, 100])
+def test_a_tree_never_outgrows_its_limit(spare, tmp_path):
+    schema = categorical(6, levels=3)
+    sizes = MST().codec(schema).sizes
+    needed = sum(sizes) + 5 * max(sizes) ** 2
+    model = MST(max_model_size=(needed + spare) * 8 / 2**20, compress_sigmas=0)
+    trace = fit(model, schema, chain_table(schema), tmp_path, spec=PrivacySpec(target_epsilon=50.0))
+    assert trace.fitted.model.tree.megabytes <= model.max_model_size
+    pairs = [clique for clique in trace.fitted.model.tree.cliques if len(clique) == 2]
+    assert len(pairs) == (5 if spare >= 0 else 0)
+
+
 def resumed(model, schema, table, folder, stop_after):
     """Fit in attempts that each end after so many rounds; every attempt starts from the files alone."""
     spec = PrivacySpec(target_epsilon=2.0)

@@ -83,8 +83,13 @@ class MST(MarginalSettings):
             return None
         return forecast(self._work(self.codec(schema).sizes, float(schema.nominal_rows)))
 
+    def _allowed(self, sizes: Sequence[int]) -> list[Clique]:
+        """Return the pairs of which any tree, with columns left alone, fits into ``max_model_size``."""
+        each = (self.most_cells - sum(sizes)) / max(len(sizes) - 1, 1)
+        return [c for c in combinations(range(len(sizes)), 2) if cells(sizes, c) <= each]
+
     def _work(self, sizes: Sequence[int], rows: float) -> Work:
-        allowed = [c for c in combinations(range(len(sizes)), 2) if cells(sizes, c) <= self.most_cells]
+        allowed = self._allowed(sizes)
         mean = sum(cells(sizes, c) for c in allowed) / max(len(allowed), 1)
         size = (len(sizes) - 1) * mean * CELL_BYTES / 2**20
         return Work(sizes, rows, allowed, len(sizes) - 1, 0, self.iterations, size)
@@ -102,7 +107,7 @@ class MST(MarginalSettings):
         run: RunContext,
     ) -> list[Measurement]:
         """Choose the edges of a spanning tree one by one, measuring each at once."""
-        allowed = [c for c in combinations(range(len(sizes)), 2) if cells(sizes, c) <= self.most_cells]
+        allowed = self._allowed(sizes)
         steps = len(sizes) - 1
         if not steps:
             return []
