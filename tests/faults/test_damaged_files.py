@@ -11,6 +11,9 @@ from dpforge.errors import RunError
 from dpforge.experiment.rundir import RunDir
 from dpforge.experiment.synthetic import read_synthetic, write_synthetic
 from dpforge.generators.storage import save_model
+from dpforge.privacy.events import Gaussian
+from dpforge.privacy.ledger import Ledger
+from dpforge.privacy.plan import Piece, Plan
 
 SCHEMA = schema_from_dict(
     {"nominal_rows": 9, "columns": {"a": {"kind": "integer", "bounds": {"min": 0, "max": 9}}}}
@@ -24,7 +27,9 @@ def folder(tmp_path) -> RunDir:
     made.create()
     save_model(made.model, {"w": torch.arange(64.0)}, {"x": 1.5}, SCHEMA)
     made.finish_stage("fit", 1.0)
-    write_synthetic(made, pd.DataFrame({"a": range(500)}), SCHEMA)
+    piece = Piece("release", "gaussian", Gaussian(2.0), 1, 1.0, "one row, once")
+    ledger = Ledger.create(made.ledger, Plan((piece,), 1e-5), {"rng": "entropy", "unit": {"kind": "row"}})
+    write_synthetic(made, pd.DataFrame({"a": range(500)}), SCHEMA, ledger)
     made.finish_stage("sample", 1.0)
     return made
 
