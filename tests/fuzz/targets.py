@@ -22,9 +22,10 @@ from dpforge.data.image_files import read_samples
 from dpforge.data.schema import schema_from_dict
 from dpforge.data.table import TableFormat, read_table, violations
 from dpforge.errors import DPForgeError
+from dpforge.experiment.certificate import make_certificate
 from dpforge.privacy.events import Gaussian, ZCDp
 from dpforge.privacy.ledger import Ledger
-from dpforge.privacy.plan import Piece, Plan
+from dpforge.privacy.plan import Piece, Plan, plan_from_json
 
 CANARY = "c4n4ryv4lue"
 WORDS = [
@@ -56,6 +57,7 @@ PLAN = Plan(
     ),
     1e-5,
 )
+HEADER = {"rng": "entropy", "unit": {"kind": "row"}, "nominal_rows": 100}
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,9 @@ def rechained(data: bytes, chance: random.Random) -> bytes:
     for _ in range(chance.randint(1, 3)):
         record = chance.choice(records)
         key = chance.choice(list(record))
+        while isinstance(record[key], (dict, list)) and record[key] and chance.random() < 0.8:
+            record = record[key]
+            key = chance.choice(list(record) if isinstance(record, dict) else range(len(record)))
         values = [None, -1, 0, 1, 0.5, 1e308, True, "x", [], {}, float("nan"), 10**30, "reserve", "spend"]
         if chance.random() < 0.2:
             del record[key]
@@ -150,24 +155,53 @@ def check_samples(path: Path) -> None:
         assert not names or images.labels.max(initial=0) < len(names)
 
 
+def certified(data: bytes) -> tuple[dict[str, Any], float | None]:
+    """What a forger would certify a ledger with, and the epsilon of its plan; None if it cannot be read."""
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place) / "ledger.jsonl"
+        path.write_bytes(_good_ledger())
+        stated = make_certificate(Ledger.open(path), {})
+        path.write_bytes(data)
+        with contextlib.suppress(DPForgeError, KeyError):
+            ledger = Ledger.open(path)
+            return make_certificate(ledger, {}), ledger.plan.epsilon()
+        with contextlib.suppress(Exception):  # not by this package: whatever the verifier may agree with
+            records, last = verify.read_ledger(path)
+            head = records[0]
+            stated |= {name: head["plan"][name] for name in ("delta", "relation", "unit", "pieces")}
+            stated |= {"rng": head["rng"], "nominal_rows": head["nominal_rows"], "unit_details": head["unit"]}
+            stated["ledger_hash"] = last
+            spent = verify.recompute(records)
+            by = stated["epsilon_by_accountant"] | {stated["accountant_of_record"]: spent}
+            stated |= {"epsilon": spent, "epsilon_by_accountant": by}
+            # A note that costs nothing may be one that cannot be read.
+            return stated, plan_from_json(head["plan"]).epsilon()
+    return stated, None
+
+
 def check_verify(path: Path) -> None:
-    """One line, and exit code 0 or 1, whatever is in the folder."""
-    folder = path.parent / "run"
+    """One line, and exit code 1, or the epsilon of what the plan says, whatever is in the folder."""
+    folder, data = path.parent / "run", path.read_bytes()
     folder.mkdir(exist_ok=True)
-    (folder / "ledger.jsonl").write_bytes(path.read_bytes())
-    (folder / "certificate.json").write_text('{"epsilon": 0.0, "delta": 1e-05, "files": {}}')
+    (folder / "ledger.jsonl").write_bytes(data)
+    stated, spent = certified(data)
+    (folder / "certificate.json").write_text(json.dumps(stated))
     said, code = io.StringIO(), None
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
             verify.main([str(folder)])
     except SystemExit as stop:
         code = stop.code
-    assert code == 1, "it verified"
+    assert said.getvalue().count("\n") == 1, "not one line"
+    assert code in (0, 1)
+    if code == 0:
+        assert spent is not None, "it verified a plan that the package refuses to read"
+        assert f"epsilon {spent:.6f} " in said.getvalue(), "another epsilon than that of the plan"
 
 
 def _good_ledger() -> bytes:
     with tempfile.TemporaryDirectory() as place:
-        ledger = Ledger.create(Path(place) / "l", PLAN, {"rng": "entropy"})
+        ledger = Ledger.create(Path(place) / "l", PLAN, HEADER)
         ledger.reserve("marginals", 1, key_id="k")
         ledger.reserve("train", 64, key_id="k", clip=1.0)
         ledger.taint("train/loss", "metrics.csv")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -22,6 +23,7 @@ from dpforge.data.images import ImageSchema
 from dpforge.data.transport import SourceFailed, unpack
 from dpforge.errors import DPForgeError
 from dpforge.experiment import runner
+from dpforge.experiment.certificate import make_certificate
 from dpforge.experiment.rundir import RunDir
 from dpforge.features.network import read_weights
 from dpforge.generators.storage import load_any_model, load_state
@@ -146,7 +148,8 @@ def chained(*records):
     return "".join(line + "\n" for line in lines)
 
 
-HEAD = {"kind": "header", "plan": PLAN.to_json(), "rng": "entropy"}
+PUBLIC = {"rng": "entropy", "unit": {"kind": "row"}, "nominal_rows": 100}
+HEAD = {"kind": "header", "plan": PLAN.to_json(), **PUBLIC}
 RESERVE = {
     "kind": "reserve", "piece": "train", "mechanism": "gaussian", "event": Gaussian(5.0).to_json(),
     "count": 1, "first": 0, "sensitivity": 2.0, "reason": "columns", "key_id": "k",
@@ -205,14 +208,68 @@ def test_a_crafted_ledger_is_refused_and_stays_as_it_is(name, tmp_path, monkeypa
     assert path.read_text() == LEDGERS[name]
 
 
+def certified(folder, ledger):
+    """Put a ledger into a run folder, with the certificate that agrees with as much of it as possible."""
+    folder.mkdir(exist_ok=True)
+    path = folder / "ledger.jsonl"
+    path.write_text(WHOLE)
+    stated = make_certificate(Ledger.open(path), {})
+    path.write_text(ledger)
+    with contextlib.suppress(Exception):
+        lines = [json.loads(line) for line in ledger.splitlines()]
+        stated["ledger_hash"] = hashlib.sha256(ledger.splitlines()[-1].encode()).hexdigest()
+        stated |= lines[0]["plan"]
+        spent = verify.recompute(lines)
+        stated |= {"epsilon": spent, "epsilon_by_accountant": {"pld": spent, "rdp": None}}
+    (folder / "certificate.json").write_text(json.dumps(stated))
+    with pytest.raises(SystemExit) as stop:
+        verify.main([str(folder)])
+    return stop.value.code
+
+
+REST = {**RESERVE, "count": 2, "first": 1}
+WHOLE = chained(HEAD, RESERVE, REST, {"kind": "close"})
+
+
 @pytest.mark.parametrize("name", LEDGERS)
 def test_a_crafted_ledger_does_not_verify(name, tmp_path, capsys):
-    (tmp_path / "ledger.jsonl").write_text(LEDGERS[name])
-    (tmp_path / "certificate.json").write_text(json.dumps({"epsilon": 0.0, "delta": 1e-5, "files": {}}))
-    with pytest.raises(SystemExit) as stop:
-        verify.main([str(tmp_path)])
-    assert stop.value.code == 1
+    assert certified(tmp_path / "run", LEDGERS[name]) == 1
     assert "Traceback" not in capsys.readouterr().err
+
+
+def completed(name):
+    """A crafted plan or reservation as part of a run that ended: all uses reserved, and closed."""
+    lines = [json.loads(line) for line in LEDGERS[name].splitlines()]
+    done = sum(line["count"] for line in lines if line.get("kind") == "reserve")
+    piece = lines[0]["plan"]["pieces"][0]
+    left = {**RESERVE, "event": piece["event"], "count": piece["count"] - done, "first": done}
+    return chained(*lines, left, {"kind": "close"})
+
+
+COMPLETED = [
+    "an event that is a text",
+    "a noise that is a text",
+    "a noise that is negative",
+    "a delta that is no number",
+    "a reservation that gives back",
+    "a reservation of half a use",
+    "a reservation at another place",
+    "a reservation without a key",
+    "a use without its price",
+    "a use of a text",
+    "a use that gives back",
+]
+
+
+@pytest.mark.parametrize("name", COMPLETED)
+def test_a_crafted_ledger_of_a_run_that_ended_does_not_verify(name, tmp_path):
+    assert certified(tmp_path / "run", completed(name)) == 1
+
+
+def test_a_ledger_that_nobody_crafted_verifies(tmp_path, capsys):
+    assert certified(tmp_path / "run", WHOLE) == 0
+    epsilon = Ledger.open(tmp_path / "run" / "ledger.jsonl").plan.epsilon()
+    assert f"epsilon {epsilon:.6f} " in capsys.readouterr().out
 
 
 OBJECTS = npy(np.array([Evil()], dtype=object))

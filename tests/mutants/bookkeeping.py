@@ -8,7 +8,7 @@ import json
 
 from dpforge import verify
 from dpforge.experiment import certificate
-from dpforge.privacy import accounting, mechanisms, spec, values
+from dpforge.privacy import accounting, events, mechanisms, spec, values
 from dpforge.privacy import ledger as ledgers
 from dpforge.privacy.access import Access
 from dpforge.privacy.events import Gaussian, PoissonSampled
@@ -256,6 +256,18 @@ def verifier_skips_the_chain(p: Planter) -> None:
         return [json.loads(line) for line in lines], hashlib.sha256(lines[-1].encode()).hexdigest()
 
     p.put(verify, "read_ledger", trusting)
+
+
+@mutant("a verifier that reads any number", f"{AGREEMENT}::test_no_value_outside_its_range_lowers_epsilon")
+def verifier_takes_events_as_they_are(p: Planter) -> None:
+    """The verifier looks neither at the fields of an event nor at the range of its numbers."""
+    p.swap(verify, "sound", lambda _: lambda event: True)
+
+
+@mutant("a negative price in a ledger", f"{LEDGER}::test_a_forged_value_is_refused_with_its_line")
+def numbers_of_a_ledger_unchecked(p: Planter) -> None:
+    """A ledger may hold events with numbers of any sign and size."""
+    p.put(events, "_number", lambda data, name: float(data[name]))
 
 
 @mutant("a verifier that counts the plan, not the uses", AGREEMENT)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from dataclasses import replace
+
 import lightning as L
 import numpy as np
 import pytest
@@ -18,7 +21,7 @@ from dpforge.privacy.events import Gaussian, PoissonSampled
 from dpforge.privacy.ledger import Ledger
 from dpforge.privacy.mechanisms import PrivateAccess
 from dpforge.privacy.plan import Piece, Plan
-from dpforge.privacy.rng import KeyedRandom
+from dpforge.privacy.rng import KeyedRandom, public_random
 from dpforge.privacy.sampling import PoissonSampler
 from dpforge.privacy.spec import PrivacySpec
 
@@ -166,6 +169,26 @@ def test_a_sampler_at_another_rate_than_planned_is_refused(tmp_path):
     steps = PoissonSteps(PoissonSampler(40, 0.5, RANDOM), lambda i: i, data().gather, range(2))
     with pytest.raises(PrivacyError, match=r"the plan authorises 0\.25"):
         start(Regression(), callback(tmp_path), loader=DataLoader(steps, batch_size=None))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_sampler_with_another_key_than_the_noise_is_refused(tmp_path):
+    steps = PoissonSteps(PoissonSampler(40, RATE, public_random(0)), lambda i: i, data().gather, range(2))
+    cb = callback(tmp_path)
+    with pytest.raises(PrivacyError, match="another key"):
+        start(Regression(), cb, loader=DataLoader(steps, batch_size=None))
+    assert cb.access.ledger.reserved("train") == 0
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("rows_per_unit", "refused"), [(1, True), (2, True), (3, False)])
+def test_rows_of_a_user_clipped_as_if_they_were_apart_are_refused(rows_per_unit, refused, tmp_path):
+    plan = access_to(tmp_path, 2).ledger.plan
+    header = {"rng": "entropy", "unit": {"kind": "user", "column": "id", "max_rows": 3}}
+    access = PrivateAccess(Ledger.create(tmp_path / "user.jsonl", replace(plan, unit="user"), header), RANDOM)
+    cb = DPSGDCallback(access, normalizer=10.0, max_grad_norm=CLIP, rows_per_unit=rows_per_unit)
+    with pytest.raises(PrivacyError, match="may have 3 rows") if refused else nullcontext():
+        start(Regression(), cb)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import pytest
@@ -130,3 +131,64 @@ def test_a_file_that_is_no_ledger_is_refused(path, content):
     path.write_bytes(content)
     with pytest.raises(RunError):
         Ledger.open(path)
+
+
+def rewritten(path, plan=None, piece=None, event=None, **reservation):
+    """A ledger of one Gaussian piece with fields of its records replaced, its chain whole."""
+    ledger = Ledger.create(path, Plan((Piece("g", "gaussian", Gaussian(0.5), 1, 1.0, ""),), 1e-5), {})
+    ledger.reserve("g", 1, key_id="k", clip=0.5)
+    head, used = lines(path)
+    head["plan"].update(plan or {})
+    head["plan"]["pieces"][0].update(piece or {})
+    if event is not None:
+        head["plan"]["pieces"][0]["event"] = used["event"] = event
+    used.update(reservation)
+    first = json.dumps(head)
+    second = json.dumps({**used, "previous": hashlib.sha256(first.encode()).hexdigest()})
+    path.write_text(f"{first}\n{second}\n")
+    return path
+
+
+def gaussian(**changes):
+    return {"event": {"type": "gaussian", "noise_multiplier": 0.5, **changes}}
+
+
+FORGED = {
+    "a second event inside": gaussian(event={"type": "gaussian", "noise_multiplier": 100.0}),
+    "a negative noise": gaussian(noise_multiplier=-5.0),
+    "endless noise": gaussian(noise_multiplier=float("inf")),
+    "a noise that is true": gaussian(noise_multiplier=True),
+    "a noise beyond all floats": gaussian(noise_multiplier=10**400),
+    "a negative rho": {"event": {"type": "zcdp", "rho": -2.0}},
+    "a negative delta of a brick": {"event": {"type": "epsilon_delta", "epsilon": 0.1, "delta": -0.5}},
+    "a negative epsilon of a brick": {"event": {"type": "epsilon_delta", "epsilon": -0.1, "delta": 0.0}},
+    "a rate of nothing": {"event": {"type": "poisson_sampled", "sampling_rate": 0.0, **gaussian()}},
+    "a rate above 1": {"event": {"type": "poisson_sampled", "sampling_rate": 1.5, **gaussian()}},
+    "a field left out": {"event": {"type": "gaussian"}},
+    "delta above 1": {"plan": {"delta": 1.5}},
+    "delta of nothing": {"plan": {"delta": 0.0}},
+    "an unknown relation": {"plan": {"relation": "none"}},
+    "half a use": {"piece": {"count": 1.5}},
+    "a count that is true": {"piece": {"count": True}},
+    "a count of a float": {"piece": {"count": 1.0}},
+    "no sensitivity": {"piece": {"sensitivity": 0.0}},
+    "an endless sensitivity": {"piece": {"sensitivity": float("inf")}},
+    "noise without a mechanism": {"piece": {"mechanism": "none"}},
+    "another field of a piece": {"piece": {"events": []}},
+    "a clip above the sensitivity": {"clip": 100.0},
+    "a clip above half the sensitivity, when records are replaced": {
+        "plan": {"relation": "replace"},
+        "clip": 0.6,
+    },
+}
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_a_forged_value_is_refused_with_its_line(path, name):
+    changes = FORGED[name]
+    with pytest.raises(RunError, match="line 2" if "clip" in changes else "line 1"):
+        Ledger.open(rewritten(path, **changes))
+
+
+def test_what_is_forged_opens_as_it_was(path):
+    assert Ledger.open(rewritten(path)).reserved("g") == 1

@@ -5,10 +5,12 @@ A few of each run here; ``DPFORGE_PROOF=full`` runs 200 trees and 1,000 tamperin
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
 import os
+import shutil
 from collections import Counter
 
 import numpy as np
@@ -16,6 +18,7 @@ import pytest
 
 from dpforge import verify
 from dpforge.experiment import certificate
+from dpforge.experiment.rundir import RunDir
 from dpforge.privacy.events import EpsilonDelta, Gaussian, Laplace, NonPrivate, PoissonSampled, ZCDp
 from dpforge.privacy.ledger import Ledger
 from dpforge.privacy.plan import Piece, Plan
@@ -230,7 +233,71 @@ def swap_the_table(folder, rng):
     (folder / "synthetic.csv").write_text(f"a,b\n1,{rng.integers(3, 9)}\n")
 
 
+def claim(folder, change):
+    """Change a plan and all that repeats it, as :func:`rewrite` does, and let the certificate agree."""
+
+    def both(records):
+        change(records[0]["plan"])
+        events = {piece["name"]: piece for piece in records[0]["plan"]["pieces"]}
+        for record in records:
+            if record["kind"] == "reserve":
+                piece = events[record["piece"]]
+                record |= {field: piece[field] for field in ("event", "sensitivity", "mechanism")}
+        return records
+
+    rewrite(folder, both)
+    plan = json.loads(lines_of(folder)[0])["plan"]
+    stated = json.loads((folder / "certificate.json").read_text())
+    stated |= {"pieces": plan["pieces"], "delta": plan["delta"]}
+    (folder / "certificate.json").write_text(json.dumps(stated))
+
+
+def impossible(plan, number):
+    """Give a plan a value that lowers its epsilon and that no plan has; return what it is."""
+    piece = plan["pieces"][number % len(plan["pieces"])]
+    event, low = piece["event"], (-2.0, float("nan"), True, "1")[number // 7 % 4]
+    kinds = [
+        lambda: event.update(event={"type": "gaussian", "noise_multiplier": 100.0}),
+        lambda: event.update({next(key for key in event if key != "type"): low}),
+        lambda: event.update(delta=-0.5),
+        lambda: plan.update(delta=1.5),
+        lambda: piece.update(count=float(piece["count"])),
+        lambda: piece.update(sensitivity=(0.0, -1.0, float("inf"))[number // 7 % 3]),
+        lambda: piece.update(mechanism="none"),
+    ]
+    kinds[number % len(kinds)]()
+
+
+def claim_the_impossible(folder, rng, number=None):
+    number = int(rng.integers(1000)) if number is None else number
+    claim(folder, lambda plan: impossible(plan, number))
+    # What epsilon it has to a verifier that looks for nothing of this: the forger writes that one.
+    with contextlib.suppress(Exception):
+        found = verify.recompute(verify.read_ledger(folder / "ledger.jsonl")[0])
+        stated = json.loads((folder / "certificate.json").read_text())
+        by = dict.fromkeys(("pld", "rdp")) | {stated["accountant_of_record"]: found}
+        stated |= {"epsilon": found, "epsilon_by_accountant": by}
+        (folder / "certificate.json").write_text(json.dumps(stated))
+
+
+def certify_something_else(folder, rng):
+    """Only the certificate: what it says beside epsilon, or which files it covers."""
+    stated = json.loads((folder / "certificate.json").read_text())
+    spent, record = stated["epsilon"] or 1.0, stated["accountant_of_record"]
+    changes = [
+        {"nominal_rows": 10**9},
+        {"unit_details": {"kind": "user"}},
+        {"accountant_of_record": "rdp" if record == "pld" else "pld"},
+        {"epsilon_by_accountant": {**stated["epsilon_by_accountant"], "rdp": spent / 2}},
+        {"epsilon_by_accountant": {**stated["epsilon_by_accountant"], "pld": spent / 2}},
+    ]
+    changed = stated | changes[rng.integers(len(changes))]
+    (folder / "certificate.json").write_text(json.dumps(changed))
+
+
 TAMPERS = [
+    claim_the_impossible,
+    certify_something_else,
     flip_a_bit,
     cut_the_end,
     drop_a_line,
@@ -289,3 +356,70 @@ def test_seeded_noise_and_missing_noise_are_never_called_dp(tmp_path):
         ledger = Ledger.create(tmp_path / f"{number}.jsonl", plan, header)
         ledger.reserve("a", 1, key_id=KEY_ID)
         assert certificate.make_certificate(ledger, {})["status"] == status
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run of one Gaussian and one reservation, with a model and samples."""
+    folder, rng = tmp_path / "run", np.random.default_rng(4)
+    pieces = (
+        Piece("g", "gaussian", Gaussian(0.5), 1, 1.0, ""),
+        Piece("t", "threshold", EpsilonDelta(0.1, 1e-7), 1, 1.0, ""),
+    )
+    write_run(folder, Plan(pieces, 1e-5), rng)
+    for name in ("samples/0/samples.npz", "samples/synthetic.csv", "model/model.json", "schema.json"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+    content = json.loads((folder / "certificate.json").read_text())
+    content["files"] |= RunDir(folder).released()
+    (folder / "certificate.json").write_text(json.dumps(content))
+    return folder
+
+
+def code_of(folder):
+    with pytest.raises(SystemExit) as end:
+        verify.main([str(folder)])
+    return end.value.code
+
+
+@pytest.mark.parametrize("number", range(84))
+def test_no_value_outside_its_range_lowers_epsilon(number, run):
+    assert code_of(run) == 0
+    claim_the_impossible(run, None, number)
+    assert code_of(run) == 1
+
+
+def test_a_clip_above_the_sensitivity_does_not_verify(run):
+    rewrite(run, lambda records: [r | {"clip": 1.0} if r.get("piece") == "g" else r for r in records])
+    assert code_of(run) == 0
+    rewrite(run, lambda records: [r | {"clip": 1.1} if r.get("piece") == "g" else r for r in records])
+    assert code_of(run) == 1
+
+
+RELEASED = ["samples/0/samples.npz", "samples/synthetic.csv", "model/model.json", "schema.json"]
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_a_released_file_that_the_certificate_leaves_out_does_not_verify(name, run):
+    stated = json.loads((run / "certificate.json").read_text())
+    del stated["files"][name]
+    (run / name).write_text("the real rows")
+    (run / "certificate.json").write_text(json.dumps(stated))
+    with pytest.raises(verify.Wrong, match=name):
+        verify.compare(run)
+
+
+@pytest.mark.parametrize("name", RELEASED[:3])
+def test_a_certified_file_that_is_gone_from_its_folder_does_not_verify(name, run):
+    (run / name).unlink()
+    with pytest.raises((verify.Wrong, OSError), match=name):
+        verify.compare(run)
+
+
+def test_files_that_a_run_does_not_release_are_none_of_the_verifiers_business(run):
+    for name in ("samples/half.parquet.tmp", "report/index.html", "checkpoints/state.pt", "more.csv"):
+        (run / name).parent.mkdir(exist_ok=True)
+        (run / name).write_text("x")
+    verify.compare(run)
+    shutil.rmtree(run / "samples")
+    verify.compare(run)

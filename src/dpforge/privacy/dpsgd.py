@@ -201,9 +201,7 @@ class DPSGDCallback(L.Callback):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Check trainer and module, then replace the module's gradient estimator."""
         if not isinstance(pl_module, PrivateModule):
-            raise PrivacyError(
-                f"{type(pl_module).__name__} is not a PrivateModule; it has no per-example loss."
-            )
+            raise PrivacyError(f"{type(pl_module).__name__} is not a PrivateModule: no per-example loss.")
         check_trainer(trainer)
         self._check_sensitivity()
         _check_only_private(pl_module)
@@ -226,9 +224,11 @@ class DPSGDCallback(L.Callback):
         steps = getattr(trainer.train_dataloader, "dataset", trainer.train_dataloader)
         if not isinstance(steps, PoissonSteps):
             raise PrivacyError(f"DP-SGD is accounted for Poisson batches; got {type(steps).__name__}.")
-        planned = self.access.piece(self.name).sampling_rate
-        if steps.sampler.sampling_rate != planned:
-            raise PrivacyError(f"sampling_rate={steps.sampler.sampling_rate}: the plan authorises {planned}.")
+        sampler, planned = steps.sampler, self.access.piece(self.name).sampling_rate
+        if sampler.sampling_rate != planned:
+            raise PrivacyError(f"sampling_rate={sampler.sampling_rate}: the plan authorises {planned}.")
+        if sampler.random.key_id != self.access.random.key_id:
+            raise PrivacyError("the sampler draws from another key than the noise: its batches may be known.")
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Give the module back as it was."""
@@ -247,7 +247,11 @@ class DPSGDCallback(L.Callback):
             cast(PrivateModule, module).estimate_gradient = MeanGradient(self.microbatch)
 
     def _check_sensitivity(self) -> None:
-        declared, relation = self.access.piece(self.name).sensitivity, self.access.ledger.plan.relation
+        ledger = self.access.ledger
+        most = ledger.header.get("unit", {}).get("max_rows") or 1
+        if self.rows_per_unit < most:
+            raise PrivacyError(f"rows_per_unit={self.rows_per_unit}: a unit may have {most} rows.")
+        declared, relation = self.access.piece(self.name).sensitivity, ledger.plan.relation
         needed = self.max_grad_norm * replace_factor(relation, histogram=False)
         if declared < needed:
             raise PrivacyError(
@@ -278,16 +282,13 @@ def check_trainer(trainer: L.Trainer) -> None:
         ),
         (
             trainer.max_epochs not in (1, -1),
-            f"max_epochs={trainer.max_epochs}: a step occurs once, expected 1",
+            f"max_epochs={trainer.max_epochs}: expected 1, a step occurs once",
         ),
         (
             trainer.accumulate_grad_batches != 1,
             f"accumulate_grad_batches={trainer.accumulate_grad_batches}: expected 1",
         ),
-        (
-            trainer.num_devices * trainer.num_nodes != 1,
-            "more than one device: run one device per private run",
-        ),
+        (trainer.num_devices * trainer.num_nodes != 1, "more than one device: a private run has one"),
         (
             trainer.precision not in ("32-true", "32", 32, "64-true"),
             f"precision={trainer.precision}: expected 32-true",

@@ -6,11 +6,33 @@ An event says what one access to private data costs, per unit of sensitivity. Ar
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from dpforge.errors import PrivacyError
+
+_FIELDS: dict[str, tuple[str, ...]] = {
+    "non_private": (),
+    "gaussian": ("noise_multiplier",),
+    "laplace": ("noise_multiplier",),
+    "epsilon_delta": ("epsilon", "delta"),
+    "zcdp": ("rho",),
+    "poisson_sampled": ("sampling_rate", "event"),
+    "self_composed": ("event", "count"),
+    "composed": ("events",),
+}
+_LEAST, _MOST = math.ulp(0.0), sys.float_info.max
+# A noise multiplier of 0 is an access without noise: it has no finite epsilon.
+_RANGES = {
+    "noise_multiplier": (0.0, _MOST),
+    "epsilon": (_LEAST, _MOST),
+    "rho": (_LEAST, _MOST),
+    "delta": (0.0, math.nextafter(1.0, 0.0)),
+    "sampling_rate": (_LEAST, 1.0),
+}
 
 
 @dataclass(frozen=True)
@@ -104,28 +126,52 @@ class Composed(Event):
 
 
 def event_from_json(data: Mapping[str, Any]) -> Event:
-    """Read back an event; raises ``PrivacyError`` for a type outside the vocabulary."""
-    match data.get("type"):
+    """Read back an event.
+
+    Raises:
+        PrivacyError: A type outside the vocabulary, another set of fields than the type has, or a number out
+            of its range: such an event would be accounted for by something else than it says.
+    """
+    kind = data.get("type")
+    if kind not in _FIELDS:
+        raise PrivacyError(f"unknown event type {kind!r} in a ledger; expected one of this version's events.")
+    if set(data) != {"type", *_FIELDS[kind]}:
+        raise PrivacyError(
+            f"an event of type {kind!r} in a ledger has the fields {sorted(data)}; expected"
+            f" {['type', *_FIELDS[kind]]}."
+        )
+    match kind:
         case "non_private":
             return NonPrivate()
         case "gaussian":
-            return Gaussian(float(data["noise_multiplier"]))
+            return Gaussian(_number(data, "noise_multiplier"))
         case "laplace":
-            return Laplace(float(data["noise_multiplier"]))
+            return Laplace(_number(data, "noise_multiplier"))
         case "epsilon_delta":
-            return EpsilonDelta(float(data["epsilon"]), float(data["delta"]))
+            return EpsilonDelta(_number(data, "epsilon"), _number(data, "delta"))
         case "zcdp":
-            return ZCDp(float(data["rho"]))
+            return ZCDp(_number(data, "rho"))
         case "poisson_sampled":
-            return PoissonSampled(float(data["sampling_rate"]), event_from_json(data["event"]))
+            return PoissonSampled(_number(data, "sampling_rate"), event_from_json(data["event"]))
         case "self_composed":
-            return SelfComposed(event_from_json(data["event"]), int(data["count"]))
-        case "composed":
+            return SelfComposed(event_from_json(data["event"]), count_from_json(data))
+        case _:
             return Composed(tuple(event_from_json(event) for event in data["events"]))
-        case other:
-            raise PrivacyError(
-                f"unknown event type {other!r} in a ledger; expected one of this version's events."
-            )
+
+
+def count_from_json(data: Mapping[str, Any]) -> int:
+    """Read back a number of uses; raises ``PrivacyError`` unless it is a whole number >= 1."""
+    value = data["count"]
+    if type(value) is not int or value < 1:
+        raise PrivacyError(f"count={value!r} in a ledger: expected a whole number >= 1.")
+    return value
+
+
+def _number(data: Mapping[str, Any], name: str) -> float:
+    value, (low, high) = data[name], _RANGES[name]
+    if type(value) not in (int, float) or not low <= value <= high:
+        raise PrivacyError(f"{name}={value!r} of a {data['type']} event in a ledger is out of its range.")
+    return float(value)
 
 
 def leaves(event: Event, count: int = 1) -> list[tuple[Event, int]]:

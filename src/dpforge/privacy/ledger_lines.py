@@ -13,7 +13,8 @@ from typing import Any, NoReturn
 
 from dpforge.errors import PrivacyError, RunError
 from dpforge.privacy.events import ZCDp
-from dpforge.privacy.plan import Plan, plan_from_json
+from dpforge.privacy.plan import Piece, Plan, plan_from_json
+from dpforge.privacy.spec import replace_factor
 
 GENESIS = "0" * 64
 RESTORE = "Restore the file from a copy, or delete the run folder to start a new run."
@@ -80,14 +81,10 @@ def _plan(header: dict[str, Any], path: Path) -> Plan:
     """Read the authorised plan; a missing field or a value of another type is an error of line 1."""
     try:
         plan = plan_from_json(header["plan"])
-        sound = 0 <= plan.delta < 1 and all(piece.count >= 1 for piece in plan.pieces)
-        sound = sound and all(piece.noise_multiplier >= 0 for piece in plan.pieces)
-    except PrivacyError:
-        raise
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+    except PrivacyError as error:
+        raise RunError(f"{path.name} line 1: {error} {RESTORE}") from error
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError, ArithmeticError) as error:
         _refuse(path, 1, f"has no plan that can be read ({type(error).__name__})")
-    if not sound:
-        _refuse(path, 1, "has a plan with a delta, a count or a noise outside its range")
     return plan
 
 
@@ -108,6 +105,8 @@ def _check_uses(records: list[dict[str, Any]], plan: Plan, path: Path) -> None:
         if kind == "reserve":
             if record["count"] < 1 or record["first"] != reserved[piece.name]:
                 _refuse(path, number, "reserves uses that do not follow those before")
+            if not _within(record.get("clip"), piece, plan):
+                _refuse(path, number, "clips to more than the sensitivity that the plan declares")
             reserved[piece.name] += record["count"]
         else:
             if not isinstance(piece.event, ZCDp) or record["step"] != spent[piece.name]:
@@ -117,6 +116,14 @@ def _check_uses(records: list[dict[str, Any]], plan: Plan, path: Path) -> None:
             spent[piece.name] += 1
         if reserved[piece.name] > piece.count:
             _refuse(path, number, "reserves more than the plan authorises")
+
+
+def _within(clip: Any, piece: Piece, plan: Plan) -> bool:
+    """Whether a sum clipped to ``clip`` moves by no more than the piece's sensitivity."""
+    if clip is None:
+        return True
+    factor = replace_factor(plan.relation, histogram=False)
+    return _typed(clip, float) and 0 <= clip * factor <= piece.sensitivity
 
 
 def _typed(value: Any, kind: type) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from dpforge.errors import BudgetExceeded, PrivacyError, did_you_mean
@@ -26,9 +26,10 @@ from dpforge.privacy.events import (
     PoissonSampled,
     SelfComposed,
     ZCDp,
+    count_from_json,
     event_from_json,
 )
-from dpforge.privacy.spec import PrivacySpec
+from dpforge.privacy.spec import RELATIONS, PrivacySpec
 
 
 @dataclass(frozen=True)
@@ -134,19 +135,21 @@ class Plan:
 
 
 def plan_from_json(data: Mapping[str, Any]) -> Plan:
-    """Read back the plan of a ledger's header."""
-    pieces = tuple(
-        Piece(
-            item["name"],
-            item["mechanism"],
-            event_from_json(item["event"]),
-            int(item["count"]),
-            float(item["sensitivity"]),
-            item["reason"],
-        )
-        for item in data["pieces"]
-    )
-    return Plan(pieces, data["delta"], data["relation"], data["unit"], data["target_epsilon"])
+    """Read back the plan of a ledger's header; raises ``PrivacyError`` for a value that no plan has."""
+    delta, relation = data["delta"], data["relation"]
+    if type(delta) is not float or not 0 < delta < 1 or relation not in RELATIONS:
+        raise PrivacyError(f"delta={delta!r}, relation={relation!r} in a ledger: no plan has these.")
+    return Plan(tuple(map(_piece, data["pieces"])), delta, relation, data["unit"], data["target_epsilon"])
+
+
+def _piece(item: Mapping[str, Any]) -> Piece:
+    if set(item) != {field.name for field in fields(Piece)}:
+        raise PrivacyError(f"a piece of a ledger's plan has the fields {sorted(item)}.")
+    event, sensitivity = event_from_json(item["event"]), float(item["sensitivity"])
+    noiseless = getattr(event, "event", event) in (NonPrivate(), Gaussian(0.0), Laplace(0.0))
+    if not noiseless and (item["mechanism"] == "none" or not 0 < sensitivity < math.inf):
+        raise PrivacyError(f"'{item['name']}' has noise in a ledger, and no sensitivity or no mechanism.")
+    return Piece(item["name"], item["mechanism"], event, count_from_json(item), sensitivity, item["reason"])
 
 
 @dataclass(frozen=True)
@@ -243,17 +246,8 @@ def _without_noise(
 
 def _release_pieces(releases: Sequence[Release], multipliers: Mapping[str, float]) -> tuple[Piece, ...]:
     kinds = {"laplace": Laplace}
-    return tuple(
-        Piece(
-            r.name,
-            r.mechanism,
-            kinds.get(r.mechanism, Gaussian)(multipliers[r.name]),
-            1,
-            r.sensitivity,
-            r.reason,
-        )
-        for r in releases
-    )
+    events = {r.name: kinds.get(r.mechanism, Gaussian)(multipliers[r.name]) for r in releases}
+    return tuple(Piece(r.name, r.mechanism, events[r.name], 1, r.sensitivity, r.reason) for r in releases)
 
 
 def _release_only(
