@@ -12,6 +12,7 @@ import torch
 from scipy import stats
 
 from dpforge.data import Images
+from dpforge.privacy.events import EpsilonDelta
 from dpforge.privacy.mechanisms import GRID_BITS, Observation
 from dpforge.privacy.plan import Piece
 
@@ -22,11 +23,15 @@ RARE = 1e-7
 CHOSEN = ("exponential", "adaptive")
 
 
+def described_release(release: Observation) -> tuple[Any, ...]:
+    """What of a release may not depend on the records; which categories occur is not shown by their count."""
+    shape = release.value.shape if release.names is None else None
+    return release.name, release.step, shape, release.scale, release.kind
+
+
 def check_neighbours(whole: Trace, less: Trace) -> None:
     """The same releases, none farther apart than its sensitivity, under the same public constants."""
-    described = [
-        [(r.name, r.step, r.value.shape, r.scale, r.kind) for r in t.releases] for t in (whole, less)
-    ]
+    described = [[described_release(r) for r in t.releases] for t in (whole, less)]
     assert described[0] == described[1], "other releases, shapes, steps or scales"
     constants = [
         [(r.get("normalizer"), r.get("clip"), r.get("sampling_rate")) for r in t.ledger._records]
@@ -40,6 +45,9 @@ def check_neighbours(whole: Trace, less: Trace) -> None:
 
 def check_follows_from_releases(whole: Trace, less: Trace) -> None:
     """With the releases of one, both neighbours give the same samples: nothing else was kept."""
+    sizes = [getattr(trace.fitted, "released_rows", None) for trace in (whole, less)]
+    assert sizes[0] == sizes[1], "the number of samples depends on unreleased values"
+    assert whole.fitted.schema == less.fitted.schema, "what is told of columns depends on unreleased values"
     first, second = (t.fitted.sample(60, np.random.default_rng(5)) for t in (whole, less))
     if isinstance(first, Images):
         assert np.array_equal(first.pixels, second.pixels), "images depend on unreleased values"
@@ -70,11 +78,13 @@ def check_streams(trace: Trace) -> None:
 
 def check_outputs(trace: Trace) -> None:
     """What went on to the generator is the observed value plus the observed noise."""
-    for release, output, weights in zip(trace.releases, trace.outputs, trace.weights, strict=True):
+    kept = zip(trace.releases, trace.outputs, trace.weights, trace.follows, strict=True)
+    for release, output, weights, follows in kept:
         noisy = release.value.reshape(-1) + release.noise.reshape(-1)
-        if release.kind == "choice":
-            assert trace.plan.piece(release.name).mechanism == "adaptive" or output == np.argmax(noisy)
+        if follows is not None:
+            assert output == follows(noisy), f"{release.name}: a choice does not follow from its noisy scores"
             continue
+        assert release.kind != "choice"
         np.testing.assert_allclose(_flat(output, weights), noisy, rtol=1e-5, atol=_slack(release))
 
 
@@ -98,18 +108,22 @@ def check_noise(trace: Trace) -> None:
         if piece.mechanism in CHOSEN:
             check_chosen(trace, piece)
             continue
-        scale = piece.sensitivity * piece.noise_multiplier
+        event = piece.event
+        brick = isinstance(event, EpsilonDelta)
+        scale = piece.sensitivity * (1 / event.epsilon if brick else piece.noise_multiplier)
         mine = [release for release in trace.releases if release.name == piece.name]
         scales = {release.scale for release in mine}
         assert scales, f"{piece.name}: nothing was released"
         assert max(abs(s - scale) for s in scales) <= 1e-12 * scale, (
             f"{piece.name}: another scale than planned"
         )
+        if mine[0].kind == "laplace":
+            check_laplace(np.concatenate([release.noise for release in mine]), scale, piece)
+            continue
         noise = np.concatenate([release.noise for release in mine]) / scale
         slack = 1.15 if piece.mechanism == "rounded_gaussian" else 1.0
         low, high = stats.chi2.ppf([RARE, 1 - RARE], noise.size) / noise.size
-        if piece.mechanism != "laplace":
-            assert low < np.mean(noise**2) < high * slack, f"{piece.name}: another variance than declared"
+        assert low < np.mean(noise**2) < high * slack, f"{piece.name}: another variance than declared"
         if piece.mechanism == "dp_sgd":
             # Among so many float32 numbers a few are equal by chance; a stream used twice would halve them.
             assert np.unique(noise).size > 0.995 * noise.size, f"{piece.name}: noise repeats"
@@ -128,12 +142,35 @@ def check_white(steps: list[np.ndarray], name: str) -> None:
         assert abs(found) < stats.norm.isf(RARE / 2) / math.sqrt(left.size), f"{name}: noise is correlated"
 
 
+def check_laplace(noise: np.ndarray, scale: float, piece: Piece) -> None:
+    """Whole noise has the law of rounded, or of discrete, Laplace noise.
+
+    Spread evenly over the probability of its step a whole number becomes uniform, and that exponential: so
+    even a few entries show a scale that is too small.
+    """
+    law = stats.laplace(scale=scale)
+    below, upto = law.cdf(noise - 0.5), law.cdf(noise + 0.5)
+    if piece.mechanism != "laplace":
+        below, upto = (stats.dlaplace.cdf(noise - less, 1 / scale) for less in (1, 0))
+    assert np.array_equal(noise, np.rint(noise)), f"{piece.name}: noise on counts has a fraction"
+    spread = below + (upto - below) * np.random.default_rng(0).uniform(size=noise.size)
+    size = -np.log1p(-np.abs(2 * spread - 1)).sum()
+    low, high = stats.gamma.ppf([RARE, 1 - RARE], max(noise.size, 1))
+    assert noise.size == 0 or low < size < high, f"{piece.name}: another scale of noise than declared"
+    assert noise.size == 0 or stats.kstest(spread, stats.uniform.cdf).pvalue > RARE, (
+        f"{piece.name}: another law"
+    )
+
+
 def check_chosen(trace: Trace, piece: Piece) -> None:
     """Choices have Gumbel noise and measurements Gaussian noise of the scale that their cost asks for."""
     releases = [r for r in trace.releases if r.name == piece.name]
     adaptive = piece.mechanism == "adaptive"
-    reserved = piece.event.rho * piece.count
-    costs = [s["rho"] for s in trace.spends(piece.name)] if adaptive else [piece.event.rho] * piece.count
+    # An exponential mechanism that is epsilon-DP costs epsilon^2 / 8.
+    brick = isinstance(piece.event, EpsilonDelta)
+    each = piece.event.epsilon**2 / 8 if brick else piece.event.rho
+    reserved = each * piece.count
+    costs = [s["rho"] for s in trace.spends(piece.name)] if adaptive else [each] * piece.count
     assert math.fsum(costs) <= reserved
     assert math.fsum(costs) == pytest.approx(reserved)
     law: dict[str, list[np.ndarray]] = {"noise": [], "choice": []}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from scipy import stats
 
 from dpforge.config import compose
 from dpforge.data import Dataset, ImageDataset, Images, ImageSchema
@@ -18,6 +20,7 @@ from dpforge.data.schema import Schema, schema_from_dict
 from dpforge.data.table import conform
 from dpforge.errors import ConfigError
 from dpforge.generators.base import RunContext, Runtime
+from dpforge.privacy.events import EpsilonDelta
 from dpforge.privacy.ledger import Ledger
 from dpforge.privacy.mechanisms import Observation, PrivateAccess
 from dpforge.privacy.plan import Plan
@@ -25,6 +28,8 @@ from dpforge.privacy.rng import KeyedRandom
 from dpforge.privacy.spec import PrivacySpec
 
 KEY = bytes(range(32))
+# From noisy scores or counts to the output.
+Follows = Callable[[np.ndarray], Any]
 SMALL = {
     "steps": 6,
     "hidden": (8, 8),
@@ -66,9 +71,26 @@ MIXED = {
 }
 
 
-def schema_of(columns: dict[str, Any]) -> Schema:
+def private(**extra: Any) -> dict[str, Any]:
+    return {"provenance": "private", "epsilon": 0.2, **extra}
+
+
+# Every mechanism that buys what a schema does not state; of ``code`` there are nearly as many as rows.
+BOUGHT = {
+    "age": {"kind": "integer", "bounds": private(method="quantile", outer=[0, 120])},
+    "income": {
+        **MIXED["income"],
+        "bounds": private(method="log_histogram", outer=[-5000, 5000], granularity=0.5),
+    },
+    "hours": {**NUMBERS["hours"], "bins": {"dp_quantile": 4, "epsilon": 0.2}},
+    "city": {"kind": "categorical", "categories": private(delta=1e-6), "nullable": True},
+    "code": {"kind": "categorical", "categories": private(delta=1e-6, max_values=5, public_values=["k7"])},
+}
+
+
+def schema_of(columns: dict[str, Any], **options: Any) -> Schema:
     return schema_from_dict(
-        {"schema_version": 1, "name": "contract", "nominal_rows": 100, "columns": columns}
+        {"schema_version": 1, "name": "contract", "nominal_rows": 100, "columns": columns, **options}
     )
 
 
@@ -82,6 +104,7 @@ def raw_table(rows: int, seed: int = 0) -> pd.DataFrame:
             "city": rng.choice(["a", "b", "c"], rows).astype(str),
             "day": pd.Timestamp("2020-03-01") + pd.to_timedelta(rng.integers(0, 200, rows), unit="D"),
             "answer": rng.choice(["no", "yes"], rows).astype(str),
+            "code": [f"k{number}" for number in rng.integers(0, 900, rows)],
         }
     )
 
@@ -103,7 +126,18 @@ VARIANTS = {
     "tabular_argn in any order": {"column_order": "random", "size": "S", "dropout": 0.1, "ema": 0.0},
     "dpwgan on images": {"class_prior": "dp_counts"},
     "private_evolution with bought counts": {"class_prior": "dp_counts", "num_nearest_neighbors": 2},
+    "private_evolution with sampled voters": {"subsample": 0.5},
+    "dp_imgsyn with sampled statistics": {
+        "statistics": {"kind": "poisson", "steps": 3, "sampling_rate": 0.5, "noise_multiplier": 5.0}
+    },
     "dp_maf_seed on released moments": {"transform": "dp_standardize"},
+    "independent with laplace": {"noise": "laplace"},
+    "independent on bought values": {},
+}
+# What is not accounted for where a record is replaced, with what the refusal says.
+NOT_REPLACED = {
+    "independent on bought values": "row-level add_remove",
+    "private_evolution with sampled voters": "accounted for add_remove and zero_out only",
 }
 
 
@@ -126,13 +160,23 @@ def small_model(name: str) -> Any:
         small[key] = dataclasses.replace(getattr(model, key), **NESTED[key])
     if {"public", "num_samples"} <= names:
         small |= {"public": PUBLIC, "num_samples": 20}
-    return dataclasses.replace(model, **(small | VARIANTS.get(name, {})))
+    for key, value in VARIANTS.get(name, {}).items():
+        nested = isinstance(value, dict)
+        small[key] = dataclasses.replace(getattr(model, key), **value) if nested else value
+    return dataclasses.replace(model, **small)
+
+
+def buys_values(name: str) -> bool:
+    """Whether a variant's schema leaves values private."""
+    return name.endswith("on bought values")
 
 
 def schema_for(model: Any, name: str = "") -> Any:
     """Images for a model of them; else the mixed schema, or numbers only if a model takes nothing else."""
     if "table" not in model.modalities or name.endswith("on images"):
         return IMAGES
+    if buys_values(name):
+        return schema_of(BOUGHT, rows={"policy": "noisy", "epsilon": 0.2})
     try:
         model.plan(schema_of(MIXED), PrivacySpec())
     except ConfigError:
@@ -210,18 +254,39 @@ class Replay(PrivateAccess):
         super().gaussian_sum(name, step, parts)
         return [output.clone() for output in self._next(list)]
 
+    def quantile(self, *arguments: Any) -> float:
+        super().quantile(*arguments)
+        return self._next(float)
+
+    def split(self, *arguments: Any) -> Any:
+        super().split(*arguments)
+        return self._next(list)
+
+    def categories(self, *arguments: Any) -> Any:
+        super().categories(*arguments)
+        return self._next(list)
+
+    def log_histogram(self, *arguments: Any) -> Any:
+        super().log_histogram(*arguments)
+        return self._next(np.ndarray)
+
 
 class Record(PrivateAccess):
-    """Remembers the outputs of every release, and the weights of what was released as one vector."""
+    """Remembers the outputs of every release, and the weights of what was released as one vector.
+
+    ``follows`` holds, for every release whose output is no noisy vector, what that output must be.
+    """
 
     def __init__(self, ledger: Ledger, random: KeyedRandom, observers: Any) -> None:
         super().__init__(ledger, random, observers)
         self.outputs: list[Any] = []
         self.weights: list[Any] = []
+        self.follows: list[Follows | None] = []
 
-    def _keep(self, output: Any, weights: Any = None) -> Any:
+    def _keep(self, output: Any, weights: Any = None, follows: Follows | None = None) -> Any:
         self.outputs.append(output)
         self.weights.append(weights)
+        self.follows.append(follows)
         return output
 
     def gaussian(self, name: str, value: Any, **details: Any) -> Any:
@@ -230,8 +295,39 @@ class Record(PrivateAccess):
     def histograms(self, name: str, counts: Any, weights: Any, **details: Any) -> Any:
         return self._keep(super().histograms(name, counts, weights, **details), weights)
 
-    def choose(self, *arguments: Any, **details: Any) -> int:
-        return self._keep(super().choose(*arguments, **details))
+    def choose(self, name: str, scores: Any, *, allowed: Any = None, **details: Any) -> int:
+        among = [i for i in range(len(scores)) if allowed is None or allowed(i)]
+        output = super().choose(name, scores, allowed=allowed, **details)
+        return self._keep(output, follows=lambda noisy: max(among, key=lambda i: noisy[i]))
+
+    def quantile(self, name: str, step: int, column: Any, grid: Any, level: float) -> float:
+        output = super().quantile(name, step, column, grid, level)
+        return self._keep(output, follows=lambda noisy: float(grid[np.argmax(noisy)]))
+
+    def split(self, name: str, step: int, groups: Any) -> Any:
+        places = [group.candidates for group in groups]
+
+        def largest(noisy: np.ndarray) -> list[float]:
+            parts = np.split(noisy, np.cumsum([len(part) for part in places])[:-1]) if places else []
+            return [float(part[np.argmax(scores)]) for part, scores in zip(places, parts, strict=True)]
+
+        return self._keep(super().split(name, step, groups), follows=largest)
+
+    def categories(self, name: str, values: Any, always: Any, limit: int | None) -> Any:
+        event = self.piece(name).event
+        names = sorted(set(values))
+
+        def common(noisy: np.ndarray) -> list[str]:
+            ranked = sorted(zip(noisy, names, strict=True), reverse=True)
+            if isinstance(event, EpsilonDelta):
+                # A value of one unit is at least the threshold t with the probability of noise >= t - 1.
+                ranked = [(n, v) for n, v in ranked if stats.dlaplace.sf(n - 2, event.epsilon) <= event.delta]
+            return sorted({value for _, value in ranked[:limit]} | set(always))
+
+        return self._keep(super().categories(name, values, always, limit), follows=common)
+
+    def log_histogram(self, *arguments: Any) -> Any:
+        return self._keep(super().log_histogram(*arguments))
 
     def measure(self, name: str, counts: Any, weights: Any = (1.0,), **details: Any) -> Any:
         return self._keep(super().measure(name, counts, weights, **details), weights)
@@ -294,6 +390,7 @@ class Trace:
     releases: list[Observation] = field(default_factory=list)
     outputs: list[Any] = field(default_factory=list)
     weights: list[Any] = field(default_factory=list)
+    follows: list[Follows | None] = field(default_factory=list)
     draws: list[Draw] = field(default_factory=list)
     fitted: Any = None
 
@@ -338,5 +435,5 @@ def fit(
     torch.manual_seed(0)
     trace.fitted = model.fit(data, run)
     if isinstance(access, Record):
-        trace.outputs, trace.weights = access.outputs, access.weights
+        trace.outputs, trace.weights, trace.follows = access.outputs, access.weights, access.follows
     return trace

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import bookkeeping, gradients, noise, records, systems
+from . import bookkeeping, bought, gradients, noise, records, systems
 from .library import MUTANTS
 
-__all__ = ["MUTANTS", "bookkeeping", "gradients", "noise", "records", "systems"]
+__all__ = ["MUTANTS", "bookkeeping", "bought", "gradients", "noise", "records", "systems"]

@@ -245,8 +245,8 @@ def scale_of_the_noise_from_the_data(p: Planter) -> None:
     """The standard deviation depends on the value it hides."""
 
     def make(observe):
-        def scaled_by_value(self, piece, step, value, drawn, scale):
-            observe(self, piece, step, value, drawn, scale * (1 + abs(float(np.sum(value))) * 1e-6))
+        def scaled_by_value(self, piece, step, value, drawn, scale, *names):
+            observe(self, piece, step, value, drawn, scale * (1 + abs(float(np.sum(value))) * 1e-6), *names)
 
         return scaled_by_value
 

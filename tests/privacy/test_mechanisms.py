@@ -13,6 +13,7 @@ from dpforge.errors import PrivacyError
 from dpforge.privacy.events import EpsilonDelta, Gaussian, NonPrivate
 from dpforge.privacy.ledger import Ledger
 from dpforge.privacy.mechanisms import (
+    Observation,
     PrivateAccess,
     category_threshold,
     discrete_laplace,
@@ -180,6 +181,47 @@ def test_categories_keep_what_many_hold_and_what_is_public(tmp_path):
     access = access_to(tmp_path, Piece("categories/x", "threshold", EpsilonDelta(1.0, 1e-6), 1, 1.0, ""))
     kept = access.categories("categories/x", ["b"] * 500 + ["a"] * 400 + ["rare"], ["z"], None)
     assert kept == ["a", "b", "z"]
+
+
+def test_bought_counts_have_the_noise_of_their_price(tmp_path):
+    epsilon, delta, seen = 0.1, 1e-3, []
+    access = access_to(
+        tmp_path,
+        Piece("bounds/x", "discrete_laplace", EpsilonDelta(epsilon), 1, 1.0, ""),
+        Piece("categories/x", "threshold", EpsilonDelta(epsilon, delta), 1, 1.0, ""),
+        observers=[seen.append],
+    )
+    counts = np.arange(5000)
+    noise = access.log_histogram("bounds/x", counts) - counts
+    assert noise.std() == pytest.approx(stats.dlaplace(epsilon).std(), rel=0.06)
+    np.testing.assert_array_equal(seen[0].noise, noise)
+    # Held as often as the threshold asks for, a value is kept where its noise is at least 0.
+    held = category_threshold(epsilon, delta)
+    values = [f"value {number}" for number in range(2000) for _ in range(held)]
+    kept = access.categories("categories/x", values, [], None)
+    assert stats.binomtest(len(kept), 2000, stats.dlaplace(epsilon).sf(-1)).pvalue > 1e-5
+    assert seen[1].names is not None
+    assert kept == sorted(n for n, x in zip(seen[1].names, seen[1].noise, strict=True) if x >= 0)
+
+
+def test_quantiles_are_drawn_with_the_probabilities_of_their_price(tmp_path):
+    draws, epsilon, level = 3000, 0.8, 0.75
+    column, grid = np.array([1.0, 2.0, 2.0, 5.0]), np.array([1.5, 2.5, 4.0, 6.0])
+    access = access_to(tmp_path, Piece("bounds/x", "exponential", EpsilonDelta(epsilon), draws, 1.0, ""))
+    found = [access.quantile("bounds/x", step, column, grid, level) for step in range(draws)]
+    # By hand: clipped to the grid none, 3, 3 and 4 rows lie below; 3 should.
+    expected = np.exp(epsilon * -np.array([3, 0, 0, 1]) / (2 * 0.75))
+    counted = [found.count(place) for place in grid]
+    assert stats.chisquare(counted, draws * expected / expected.sum()).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("kind", ["laplace", "choice", "noise"])
+def test_distances_are_in_the_norm_of_the_mechanism_and_by_name(kind):
+    def seen(values, names=None):
+        return Observation("a", 0, np.array(values), np.zeros(len(values)), 1.0, 1.0, kind, names)
+
+    assert seen([3.0, 0.0]).distance(seen([0.0, 4.0])) == {"laplace": 7, "choice": 4, "noise": 5}[kind]
+    assert seen([1, 2], ("a", "b")).distance(seen([2], ("b",))) == 1
 
 
 def test_the_noise_of_a_step_is_drawn_once_in_a_process(tmp_path):

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from types import SimpleNamespace
+from unittest.mock import MagicMock
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,6 +13,7 @@ import pytest
 from dpforge.data.schema import schema_from_dict
 from dpforge.data.table import conform
 from dpforge.errors import ConfigError
+from dpforge.experiment import stages
 from dpforge.privacy.events import EpsilonDelta
 from dpforge.privacy.ledger import Ledger
 from dpforge.privacy.mechanisms import PrivateAccess
@@ -102,3 +107,17 @@ def test_an_empty_column_gives_the_public_outer_range(tmp_path):
 def test_relations_without_a_calibration_are_refused():
     with pytest.raises(ConfigError, match="State the values publicly"):
         value_pieces(schema(), "replace")
+
+
+def test_how_many_rows_a_run_draws_by_default_is_read_off_no_private_table(monkeypatch):
+    drawn, described = [], schema()
+    monkeypatch.setattr(stages, "write_synthetic", lambda *a: None)
+    work = MagicMock()
+    work.seconds.return_value = None
+    work.experiment.rows, work.experiment.seed = None, 0
+    work.load.side_effect = AssertionError("the private table was read")
+    fitted = SimpleNamespace(schema=described, sample=lambda rows, rng: drawn.append(rows))
+    stages.sample(work, fitted)
+    fitted.schema = replace(described, rows=replace(described.rows, value=77))
+    stages.sample(work, fitted)
+    assert drawn == [3000, 77]

@@ -14,6 +14,8 @@ from dpforge.privacy.plan import Piece
 from dpforge.privacy.rng import KeyedRandom
 
 BLOCK = 64
+_NORMS = {"noise": 2, "laplace": 1, "choice": math.inf}
+_LAPLACE = ("laplace", "discrete_laplace", "threshold")
 
 
 @dataclass(frozen=True)
@@ -26,9 +28,11 @@ class Observation:
         value: Value before noise, flat.
         noise: What was added, flat, same length.
         sensitivity: Declared sensitivity of ``value`` (after the scaling of the release).
-        scale: Declared standard deviation of each noise entry.
-        kind: ``noise`` for a noisy vector, whose sensitivity is in L2; ``choice`` for the scores of an
-            exponential mechanism, whose sensitivity is the largest change of one score.
+        scale: Declared standard deviation of each noise entry; of ``laplace`` the scale of its law.
+        kind: ``noise`` for a noisy vector, whose sensitivity is in L2; ``laplace`` for one with (discrete)
+            Laplace noise, whose sensitivity is in L1; ``choice`` for the scores of an exponential mechanism,
+            whose sensitivity is the largest change of one score.
+        names: Of the entries, where records decide which there are; one that is missing is 0.
     """
 
     name: str
@@ -38,13 +42,18 @@ class Observation:
     sensitivity: float
     scale: float
     kind: str = "noise"
+    names: tuple[str, ...] | None = None
 
     def distance(self, other: Observation) -> float:
         """Return how far the value is from another's, in the norm the sensitivity is stated in."""
-        difference = (self.value - other.value).reshape(-1)
-        if not difference.size:
-            return 0.0
-        return float(np.abs(difference).max() if self.kind == "choice" else np.linalg.norm(difference))
+        difference = self._minus(other)
+        return float(np.linalg.norm(difference, _NORMS[self.kind])) if difference.size else 0.0
+
+    def _minus(self, other: Observation) -> np.ndarray:
+        if self.names is None or other.names is None:
+            return (self.value - other.value).reshape(-1)
+        mine, theirs = (dict(zip(o.names or (), o.value, strict=True)) for o in (self, other))
+        return np.array([mine.get(name, 0) - theirs.get(name, 0) for name in sorted(mine | theirs)])
 
 
 Observer = Callable[[Observation], None]
@@ -94,8 +103,19 @@ class Access:
             raise PrivacyError(f"the noise of step {step} of '{name}' was drawn already in this process.")
         self._drawn.add((name, step))
 
-    def _observe(self, piece: Piece, step: int, value: np.ndarray, noise: np.ndarray, scale: float) -> None:
-        self._report(Observation(piece.name, step, value.copy(), noise.copy(), piece.sensitivity, scale))
+    def _observe(
+        self,
+        piece: Piece,
+        step: int,
+        value: np.ndarray,
+        noise: np.ndarray,
+        scale: float,
+        names: tuple[str, ...] | None = None,
+    ) -> None:
+        kind = "laplace" if piece.mechanism in _LAPLACE else "noise"
+        self._report(
+            Observation(piece.name, step, value.copy(), noise.copy(), piece.sensitivity, scale, kind, names)
+        )
 
     def _report(self, observation: Observation) -> None:
         for observer in self._observers:

@@ -26,6 +26,7 @@ from dpforge.privacy.noise import (
     rounded_laplace,
 )
 from dpforge.privacy.noise import laplace as laplace
+from dpforge.privacy.plan import Piece
 from dpforge.privacy.selection import GUMBEL_DEVIATION, ChoiceAccess, choice_scale
 
 GRID_BITS = 10
@@ -166,11 +167,14 @@ class PrivateAccess(ChoiceAccess):
         self._draw_once(name, step)
         below = np.searchsorted(np.sort(np.clip(column, grid[0], grid[-1])), grid)
         utility = -np.abs(below - level * column.size)
-        if not isinstance(piece.event, EpsilonDelta):
-            return float(grid[int(np.argmax(utility))])
-        logits = quantile_logits(utility, piece.event.epsilon, level)
-        uniforms = self.random.uniform(f"{name}/noise", step, grid.size)
-        return float(grid[int(np.argmax(logits - np.log(-np.log(uniforms))))])
+        scores = utility / max(level, 1 - level)
+        scale, noisy = 0.0, scores
+        if isinstance(piece.event, EpsilonDelta):
+            scale = choice_scale(piece.event.epsilon, piece.sensitivity)
+            logits = quantile_logits(utility, piece.event.epsilon, level)
+            noisy = scale * (logits + gumbel(self.random.uniform(f"{name}/noise", step, grid.size), 1.0))
+        self._observe_choice(piece, step, scores, noisy - scores, scale)
+        return float(grid[int(np.argmax(noisy))])
 
     def split(self, name: str, step: int, groups: Sequence[Group]) -> list[float]:
         """Release one quantile of each of several groups that share no record, for the price of one.
@@ -191,14 +195,19 @@ class PrivateAccess(ChoiceAccess):
         if isinstance(piece.event, EpsilonDelta):
             scale = choice_scale(piece.event.epsilon, piece.sensitivity)
             noise = gumbel(self.random.uniform(f"{name}/noise", step, scores.size), scale)
-        spread = scale * GUMBEL_DEVIATION
-        self._report(
-            Observation(name, step, scores.copy(), noise.copy(), piece.sensitivity, spread, "choice")
-        )
+        self._observe_choice(piece, step, scores, noise, scale)
         ends = np.cumsum([group.candidates.size for group in groups])
         noisy = np.split(scores + noise, ends[:-1]) if groups else []
         pairs = zip(groups, noisy, strict=True)
         return [float(group.candidates[int(np.argmax(part))]) for group, part in pairs]
+
+    def _observe_choice(
+        self, piece: Piece, step: int, scores: np.ndarray, noise: np.ndarray, scale: float
+    ) -> None:
+        spread = scale * GUMBEL_DEVIATION
+        self._report(
+            Observation(piece.name, step, scores.copy(), noise.copy(), piece.sensitivity, spread, "choice")
+        )
 
     def categories(
         self, name: str, values: Sequence[str], public: Sequence[str], limit: int | None
@@ -218,11 +227,14 @@ class PrivateAccess(ChoiceAccess):
         self.reserve(name, 1)
         self._draw_once(name, 0)
         names, counts = np.unique(np.asarray(values, dtype=str), return_counts=True)
-        noisy, threshold = counts.astype(float), 0.0
+        noise, threshold, scale = np.zeros(names.size), 0.0, 0.0
         if isinstance(piece.event, EpsilonDelta):
             uniforms = self.random.uniform(f"{name}/noise", 0, names.size)
-            noisy = counts + discrete_laplace(uniforms, piece.event.epsilon)
+            noise = discrete_laplace(uniforms, piece.event.epsilon)
             threshold = category_threshold(piece.event.epsilon, piece.event.delta)
+            scale = 1 / piece.event.epsilon
+        self._observe(piece, 0, counts, noise, scale, tuple(names.tolist()))
+        noisy = counts + noise
         kept = [(float(n), str(v)) for v, n in zip(names, noisy, strict=True) if n >= threshold]
         kept = sorted(kept, reverse=True)[: limit or len(kept)]
         return sorted({value for _, value in kept} | set(public))
@@ -232,9 +244,11 @@ class PrivateAccess(ChoiceAccess):
         piece = self.piece(name)
         self.reserve(name, 1)
         self._draw_once(name, 0)
-        if not isinstance(piece.event, EpsilonDelta):
-            return counts.astype(float)
-        noise = discrete_laplace(self.random.uniform(f"{name}/noise", 0, counts.size), piece.event.epsilon)
+        noise, scale = np.zeros(counts.size), 0.0
+        if isinstance(piece.event, EpsilonDelta):
+            uniforms = self.random.uniform(f"{name}/noise", 0, counts.size)
+            noise, scale = discrete_laplace(uniforms, piece.event.epsilon), 1 / piece.event.epsilon
+        self._observe(piece, 0, counts, noise, scale)
         return counts + noise
 
 
