@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from dpforge.data import split
+from dpforge.data.columns import UNKNOWN
 from dpforge.data.encode import transforms
 from dpforge.generators import base, dp_maf, histograms, training
 from dpforge.generators.training import TrainingData
@@ -149,13 +150,13 @@ def vocabulary_from_the_data(p: Planter) -> None:
         def observed(schema, table, access):
             schema, table = protect(schema, table, access)
             for column in schema.columns:
-                found = sorted(table[column.name].dropna().astype(str).unique())
+                found = sorted({*table[column.name].dropna().astype(str)} - {UNKNOWN})
                 if column.kind == "categorical" and found:
                     categories = dataclasses.replace(column.categories, values=tuple(found))
-                    schema = schema.with_column(dataclasses.replace(column, categories=categories))
-                    table = table.assign(
-                        **{column.name: pd.Categorical(table[column.name].astype("str"), found)}
-                    )
+                    column = dataclasses.replace(column, categories=categories)
+                    schema = schema.with_column(column)
+                    cells = pd.Categorical(table[column.name].astype("str"), list(column.levels))
+                    table = table.assign(**{column.name: cells})
             return schema, table
 
         return observed
