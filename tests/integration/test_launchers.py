@@ -101,8 +101,43 @@ def test_a_worker_that_is_killed_costs_no_other_run_and_its_own_continues(tmp_pa
     assert [results(tmp_path / folder) for folder in folders[:2]] == serial
 
 
+def test_a_sweep_that_is_stopped_lets_its_workers_save_and_tells_what_became_of_each(
+    tmp_path, folders, serial
+):
+    words = ("launch=joblib", "hydra.launcher.n_jobs=2")
+    sweep = start(tmp_path, *words, "seed=0,1,2")
+    logs = [tmp_path / folder / "metrics.csv" for folder in folders[:2]]
+    end = time.monotonic() + SECONDS
+    while not all(log.is_file() and log.read_text().count("\n") > 20 for log in logs):
+        assert sweep.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    sweep.send_signal(signal.SIGTERM)
+    assert ended(sweep, tmp_path) == 130
+    assert states(tmp_path) == ["interrupted"] * 3
+    for folder in folders[:2]:
+        attempts = json.loads((tmp_path / folder / "status.json").read_text())["attempts"]
+        assert [attempt["outcome"] for attempt in attempts] == ["interrupted"]
+    assert not (tmp_path / folders[2]).exists()
+    assert ended(start(tmp_path, *words, "seed=0,1"), tmp_path) == 0
+    assert [results(tmp_path / folder) for folder in folders[:2]] == serial
+
+
 def test_ray_runs_the_same_runs(tmp_path, folders, serial):
     pytest.importorskip("ray")
     assert ended(start(tmp_path, "launch=ray", "hydra.launcher.init.num_cpus=2", "seed=0,1"), tmp_path) == 0
     assert states(tmp_path) == ["ok", "ok"]
     assert [results(tmp_path / folder) for folder in folders[:2]] == serial
+
+
+def test_a_sweep_in_ray_that_is_stopped_tells_what_is_known_of_each_run(tmp_path, folders):
+    pytest.importorskip("ray")
+    sweep = start(tmp_path, "launch=ray", "hydra.launcher.init.num_cpus=2", "model.steps=3000", "seed=0,1,2")
+    end = time.monotonic() + SECONDS
+    while not list((tmp_path / folders[0].parent).glob("*/metrics.csv")):
+        assert sweep.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    sweep.send_signal(signal.SIGTERM)
+    assert ended(sweep, tmp_path) == 130
+    assert states(tmp_path) == ["interrupted"] * 3

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+import multiprocessing
 import os
 import re
+import secrets
 import shutil
 import stat
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -28,6 +32,7 @@ from dpforge.experiment.dataset_ledger import totals
 from dpforge.experiment.rundir import RunDir
 from dpforge.privacy.accounting import compose, epsilon
 from dpforge.privacy.events import Gaussian, SelfComposed
+from dpforge.privacy.ledger import Ledger
 from dpforge.privacy.selection import RepeatAndSelect
 from dpforge.sweep.runs import Candidate
 from dpforge.sweep.search import run_search
@@ -67,11 +72,11 @@ class FakeLauncher:
                 finish(candidate, self.score(sigma_of(words)))
 
 
-def finish(candidate, scores, state="done"):
+def finish(candidate, scores, state="done", place=None):
     folder = candidate.folder
     made = write_run(
-        folder.root.parent, model="independent", seed=candidate.config.seed, state=state, scores=scores,
-        floor=float(candidate.config.privacy.noise_multiplier),
+        place or folder.root.parent, model="independent", seed=candidate.config.seed, state=state,
+        scores=scores, floor=float(candidate.config.privacy.noise_multiplier),
     )  # fmt: skip
     made.rename(folder.root)
     folder.write_json(folder.schema, candidate.schema.to_dict())
@@ -97,6 +102,53 @@ def search(monkeypatch, tmp_path):
         run_search(SearchSettings(**{"n_trials": 5, **settings}), words, launch)
 
     return call
+
+
+class SharedLauncher(FakeLauncher):
+    """Makes run folders that another process may be making too; whoever is first is kept."""
+
+    def __call__(self, batch):
+        for words in batch:
+            candidate = Candidate.of(*words)
+            if candidate.folder.root.exists():
+                continue
+            candidate.folder.root.parent.mkdir(parents=True, exist_ok=True)
+            place = Path(f"made-by-{os.getpid()}")
+            with suppress(OSError):  # the folder of the other has come in between
+                finish(candidate, self.score(sigma_of(words)), place=place)
+            shutil.rmtree(place)
+
+
+def in_two_processes(action):
+    """Do the same in two processes that start together; returns their exit codes."""
+    context = multiprocessing.get_context("fork")
+    together = context.Barrier(2)
+
+    def work():
+        together.wait(60)
+        action()
+
+    both = [context.Process(target=work) for _ in range(2)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(120)
+    return [process.exitcode for process in both]
+
+
+def slowly(monkeypatch, owner, name, seconds=0.05):
+    """Make a function slow, so that another process has time to come in between."""
+    real = getattr(owner, name)
+
+    def slow(*args, **options):
+        time.sleep(seconds)
+        return real(*args, **options)
+
+    monkeypatch.setattr(owner, name, slow)
+
+
+def search_ledger():
+    return [json.loads(line) for line in Path("outputs/s/search/ledger.jsonl").read_text().splitlines()]
 
 
 def trials(folder="outputs/s"):
@@ -185,6 +237,36 @@ def test_an_interrupted_search_finishes_the_remaining_trials_and_repeats_none(se
     assert third.launched == []
     search(third, n_trials=6)
     assert len(third.launched) == 1
+
+
+def test_a_trial_whose_process_was_killed_while_it_was_asked_for_is_replaced(search, capsys):
+    with pytest.raises(SystemExit):
+        search(FakeLauncher(at2=stop), n_trials=3, **NOISY)
+    shutil.rmtree(Candidate.of(*words_of(trials()[1])).folder.root)
+    storage = "sqlite:///outputs/s/search/optuna.db"
+    (name,) = optuna.get_all_study_names(storage)
+    optuna.load_study(study_name=name, storage=storage).ask()  # on disk, and without a value
+    search(FakeLauncher(), n_trials=3, **NOISY)
+    assert [trial.state.name for trial in trials()] == ["COMPLETE", "COMPLETE", "FAIL", "COMPLETE"]
+    assert sum(line.get("count", 0) for line in search_ledger()) == 3
+    assert "for all 3 runs composed" in capsys.readouterr().out
+
+
+def words_of(trial):
+    return [*WORDS[:-1], f"{NOISE}={trial.params[NOISE]!r}"]
+
+
+def test_two_launches_of_one_search_share_its_trials_and_its_ledger(search, monkeypatch):
+    slowly(monkeypatch, optuna.Trial, "_suggest")
+    slowly(monkeypatch, Ledger, "reserve")
+    codes = in_two_processes(lambda: search(SharedLauncher(), n_trials=8, sampler="random", **NOISY))
+    assert codes == [0, 0]
+    found = trials()
+    assert [trial.state.name for trial in found] == ["COMPLETE"] * 8
+    assert len({trial.params[NOISE] for trial in found}) == 8
+    lines = search_ledger()
+    assert [line["seq"] for line in lines] == list(range(len(lines)))
+    assert [line["count"] for line in lines if line["kind"] == "reserve"] == [8]
 
 
 def test_failed_trials_are_marked_and_the_search_goes_on(search):
@@ -284,6 +366,26 @@ def test_noisy_scores_are_reserved_before_they_steer_and_are_in_the_total(search
     assert after.composed < before.composed
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"score_sensitivity": 0.02}, "score_sensitivity=0.02: the scores of this search are paid for"),
+        ({"score_noise": 1.0}, "score_noise=1.0: the scores of this search are paid for with 3"),
+        ({"n_trials": 3}, "n_trials=3: the ledger of this search authorises 2 noisy"),
+        ({"directions": ("maximize",)}, "another space, objective or direction"),
+    ],
+)  # fmt: skip
+def test_noisy_scores_that_are_not_authorised_are_refused_before_any_run(search, changes, said):
+    settings = {"n_trials": 2, **NOISY}
+    search(FakeLauncher(), **settings)
+    launch = FakeLauncher()
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        search(launch, **{**settings, **changes})
+    assert launch.launched == []
+    search(launch, **settings)
+    assert launch.launched == []
+
+
 def test_a_private_selection_asks_for_scores_that_are_paid_for(search):
     with pytest.raises(ConfigError, match="score_sensitivity"):
         search(FakeLauncher(), selection="repeat_and_select")
@@ -329,6 +431,44 @@ def test_an_interrupted_selection_keeps_its_secret_number_of_runs(search):
         select(search, FakeLauncher(), mean_runs=50.0)
 
 
+@pytest.fixture
+def three(monkeypatch):
+    """The secret number of runs is three."""
+    monkeypatch.setattr(RepeatAndSelect, "draw", lambda *_: 3)
+
+
+def test_a_selection_names_one_winner_even_if_a_failed_run_could_be_repeated(search, three, capsys):
+    select(search, FakeLauncher(at2=fail))
+    written = Path("outputs/s/search/winner.json").read_text()
+    first = capsys.readouterr().out
+    assert f"Winner: outputs/s/{json.loads(written)['run']}" in first
+    again = FakeLauncher()
+    select(search, again)
+    assert again.launched == []
+    assert Path("outputs/s/search/winner.json").read_text() == written
+    assert capsys.readouterr().out == first
+
+
+def test_the_number_of_runs_at_once_is_no_part_of_a_selection(search, three):
+    first = FakeLauncher(at1=stop)
+    with pytest.raises(SystemExit):
+        select(search, first)
+    shutil.rmtree(Candidate.of(*first.launched[0]).folder.root)
+    second = FakeLauncher()
+    select(search, second, n_jobs=3)
+    assert second.batches == [3]
+
+
+def test_two_launches_of_one_selection_draw_once_and_name_one_winner(search, monkeypatch):
+    slowly(monkeypatch, secrets, "randbits", 0.5)
+    codes = in_two_processes(lambda: select(search, SharedLauncher(), n_jobs=3))
+    assert codes == [0, 0]
+    picks = json.loads(Path("outputs/s/search/private/draw.json").read_text())["picks"]
+    runs = list(Path("outputs/s").glob("independent-*/status.json"))
+    assert len(runs) == len(picks)
+    assert (Path("outputs/s/search/winner.json")).is_file()
+
+
 def test_a_private_selection_wants_a_study_and_seeds_of_its_own(search):
     write_run(Path("outputs/s"))
     with pytest.raises(ConfigError, match="holds runs already"):
@@ -339,7 +479,7 @@ def test_a_private_selection_wants_a_study_and_seeds_of_its_own(search):
 
 def test_the_optuna_sweep_runs_from_the_command_line_and_resumes(command, place, no_pictures):
     words = [
-        "sweep=optuna", *FIXED, "privacy.target_epsilon=null", f"{NOISE}=2", "runtime.progress=false",
+        "sweep=optuna", *FIXED, "privacy.target_epsilon=null", "runtime.progress=false",
         f"{NOISE}=tag(log, interval(1.0, 8.0))",
     ]  # fmt: skip
     done = command(*words, "hydra.sweeper.n_trials=1")
@@ -355,6 +495,26 @@ def test_the_optuna_sweep_runs_from_the_command_line_and_resumes(command, place,
     wrong = command("sweep=optuna", *FIXED, "hydra.sweeper.n_trials=1", "model.florr=interval(0.0, 1.0)")
     assert wrong.code == 2
     assert "florr" in wrong.err
+    both = command("sweep=optuna", *FIXED, f"{NOISE}=tag(log, interval(1.0, 8.0))")
+    assert both.code == 2
+    assert "privacy.target_epsilon" in both.err
+    assert len(list(Path("outputs/s").glob("independent-*/status.json"))) == 2
+
+
+def test_the_optuna_sweep_runs_in_worker_processes(tmp_path):
+    words = [
+        *WORDS, "sweep=optuna", "launch=joblib", "hydra.launcher.n_jobs=2", "hydra.sweeper.n_jobs=2",
+        "hydra.sweeper.n_trials=2", "runtime.pictures=false",
+    ]  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "dpforge.cli.main", *words],
+        cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "for all 2 runs composed" in done.stdout
+    assert [trial.state.name for trial in trials(tmp_path / "outputs/s")] == ["COMPLETE"] * 2
+    runs = [RunDir(path.parent) for path in (tmp_path / "outputs" / "s").glob("independent-*/status.json")]
+    assert len({attempt["pid"] for run in runs for attempt in run.status()["attempts"]}) == 2
 
 
 def test_an_edit_in_mid_sweep_is_refused_by_the_jobs_that_follow(command, place, monkeypatch):

@@ -223,6 +223,45 @@ def test_what_is_left_of_a_sweep_is_checked_in_full():
         check([*WORDS, "seed=0,1", "privacy.delta=0.5"], finished=lambda _, path: "seed0" in path.name)
 
 
+def test_finished_runs_leave_the_number_of_checked_ones_to_the_others(monkeypatch):
+    monkeypatch.setattr("dpforge.configuration.checking.MOST_JOBS", 2)
+    words = [*WORDS, "seed=range(0,6)"]
+    assert check(words, multirun=True, finished=lambda *_: True).nothing_left
+    most = check(words, multirun=True, finished=lambda _, path: "seed5" not in path.name)
+    assert [run.config.seed for run in most.runs] == [5]
+    late = [*words, "privacy.delta=0.5"]
+    with pytest.raises(ConfigError, match="delta"):
+        check(late, multirun=True, finished=lambda _, path: "seed5" not in path.name)
+    assert len(check(words, multirun=True, finished=lambda *_: False).runs) == 2
+
+
+SEARCH = ["sweep=optuna", *WORDS[:-2]]
+
+
+@pytest.mark.parametrize(
+    ("sweep", "expected"),
+    [
+        ("privacy.noise_multiplier=tag(log, interval(1, 16))", 4),
+        ("privacy.noise_multiplier=interval(1.0, 4.0)", 2.5),
+        ("privacy.noise_multiplier=range(2, 9, 3)", 2),
+        ("privacy.noise_multiplier=choice(3, 5)", 3),
+    ],
+)
+def test_a_search_is_checked_at_a_point_of_its_space(sweep, expected):
+    (run,) = check([*SEARCH, "privacy.target_epsilon=null", sweep]).runs
+    assert run.config.privacy.noise_multiplier == expected
+
+
+def test_a_search_over_a_second_budget_is_refused():
+    with pytest.raises(ConfigError, match="exactly one"):
+        check([*SEARCH, "privacy.noise_multiplier=interval(1.0, 8.0)"])
+
+
+def test_a_search_with_a_value_that_none_of_its_runs_can_have_is_refused():
+    with pytest.raises(ConfigError, match="florr"):
+        check([*SEARCH, "model.florr=interval(0.0, 1.0)"])
+
+
 def test_without_its_engine_a_launcher_composes_and_says_what_to_install(tmp_path):
     code = (
         "import sys, hydra_plugins; hydra_plugins.__path__ = [sys.argv[1]]\n"
@@ -254,7 +293,7 @@ class TestJoblib:
         class Fake(JoblibLauncher):
             batches: list = []  # noqa: RUF012
 
-            def _run(self, jobs, returned, notes):
+            def _run(self, jobs, returned, notes, stopping):
                 self.batches.append(list(jobs))
                 for number in jobs:
                     (notes / f"started-{number}").touch()
@@ -345,3 +384,30 @@ class TestSlurm:
         found = slurm._wait(jobs, [["seed=0"], ["seed=1"]])
         assert [result.return_value.state for result in found] == ["lost", "ok"]
         assert "SLURM job 7_0 ended without a result" in found[0].return_value.said[0]
+
+    def test_a_sweep_that_stops_waiting_tells_what_is_known_of_its_jobs(self, monkeypatch, tmp_path):
+        from hydra_plugins.dpforge_launchers import slurm_launcher as slurm
+
+        good = launching.finished_return(Job(("seed=0",), "ok", None))
+        (tmp_path / "0").touch()
+        jobs = [
+            SimpleNamespace(
+                job_id=f"7_{n}",
+                paths=SimpleNamespace(result_pickle=tmp_path / f"{n}"),
+                results=lambda: [good],
+            )
+            for n in range(2)
+        ]
+
+        def leave(_seconds):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(slurm, "_queued", lambda arrays: {"7_1"})
+        monkeypatch.setattr(slurm, "time", SimpleNamespace(sleep=leave, monotonic=lambda: 0.0))
+        launcher = slurm.SlurmLauncher()
+        launcher.task_function, launcher.config = Jobs(multirun=True), SimpleNamespace(runtime={})
+        monkeypatch.setattr(launcher, "_executor", lambda: SimpleNamespace(map_array=lambda *_: jobs))
+        with pytest.raises(KeyboardInterrupt):
+            launcher.launch([["seed=0"], ["seed=1"]], 0)
+        assert [job.state for job in launcher.task_function.done] == ["ok", "elsewhere"]
+        assert "scancel 7_1" in launcher.task_function.done[1].said[0]

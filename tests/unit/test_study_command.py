@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -197,6 +198,66 @@ def test_watching_ends_when_nothing_has_run_for_a_while(tmp_path):
         last = watch(tmp_path, Console(file=nowhere), every=1.0, idle=3.0, sleep=sleep)
     assert [state.state for state in last] == ["failed"]
     assert slept == [1.0, 1.0, 1.0]
+
+
+def test_watching_waits_for_the_first_run(tmp_path):
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 2:
+            write_run(tmp_path / "s")
+
+    with Path(os.devnull).open("w") as nowhere:
+        console = Console(file=nowhere)
+        last = watch(tmp_path / "s", console, every=1.0, idle=3.0, sleep=sleep)
+        assert [state.state for state in last] == ["done"]
+        with pytest.raises(RunError, match="not a folder"):
+            watch(tmp_path / "nowhere", console, every=1.0, idle=3.0, sleep=slept.append)
+    assert slept == [1.0] * 6
+
+
+def test_watching_outlasts_the_two_minutes_of_a_requeued_job(tmp_path):
+    write_run(tmp_path, state="running", reserved=1)
+    slept: list[float] = []
+    with Path(os.devnull).open("w") as nowhere:
+        watch(tmp_path, Console(file=nowhere), every=10.0, sleep=slept.append)
+    assert sum(slept) > 150
+
+
+@pytest.fixture
+def wide(tmp_path):
+    """A study whose table is wider than eighty columns; the name of its run."""
+    path = write_run(tmp_path, model="private_evolution_long", dataset="adult_census", state="running")
+    (path / "metrics.csv").write_text("step,loss\n123456,1\n")
+    return path
+
+
+def test_a_piped_status_is_never_cut(wide, capsys):
+    assert call(wide.parent) == 0
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if "private_evolution_long" in line]
+    words = [
+        "private_evolution_long",
+        "adult_census",
+        wide.name.rpartition("-")[2],
+        "interrupted",
+        "123456/2",
+    ]
+    assert all(word in row for word in words)
+
+
+def test_a_status_on_a_narrow_terminal_folds_and_cuts_nothing(wide, monkeypatch):
+    screen = io.StringIO()
+    console = Console(file=screen, width=80, force_terminal=True, color_system=None)
+    monkeypatch.setattr("dpforge.experiment.study_watch.Console", lambda **_: console)
+    assert call(wide.parent) == 0
+    lines = screen.getvalue().splitlines()
+    assert "…" not in screen.getvalue()
+    assert any("interrupted" in line for line in lines)
+    assert max(map(len, lines)) <= 80
+    start, end = lines[0].index("run id"), lines[0].index("state")
+    parts = [line[start:end].strip() for line in lines[1:4]]
+    assert wide.name.rpartition("-")[2] in "".join(parts)
 
 
 @pytest.fixture

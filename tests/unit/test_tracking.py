@@ -83,6 +83,7 @@ class FakeWandb(types.ModuleType):
 def wandb(monkeypatch):
     module = FakeWandb()
     monkeypatch.setitem(sys.modules, "wandb", module)
+    monkeypatch.setattr(tracking_wandb._Service, "absent", False)
     yield module
     module.hold_init.set()
     module.hold_log.set()
@@ -373,6 +374,25 @@ def test_a_wandb_that_answers_late_gets_every_value_in_order(tmp_path, wandb, mo
         wandb.hold_init.set()
     assert [sent["x"] for sent in wandb.runs[0].logged] == list(range(20))
     assert wandb.runs[0].exit_codes == [0]
+
+
+def test_after_a_wandb_that_did_not_start_later_runs_of_the_process_hardly_wait(tmp_path, wandb, monkeypatch):
+    monkeypatch.setattr(tracking_wandb, "_START_SECONDS", 0.6)
+    monkeypatch.setattr(tracking_wandb, "_AGAIN_SECONDS", 0.05)
+
+    def seconds(name):
+        start = time.monotonic()
+        with tracker(tmp_path / name, WandbConfig(patience_s=0.6)) as run:
+            run.log(0, {"x": dp(1)})
+        return time.monotonic() - start
+
+    wandb.hold_init.clear()
+    assert seconds("first") > 1.2
+    assert max(seconds("second"), seconds("third")) < 0.5
+    wandb.hold_init.set()
+    seconds("fourth")
+    wandb.hold_init.clear()
+    assert seconds("fifth") > 1.2  # it had started since
 
 
 def test_calls_that_pile_up_are_refused_instead_of_filling_the_memory(monkeypatch):

@@ -86,12 +86,10 @@ def _chosen(folder: Path, words: Sequence[str]) -> list[RunState]:
 
 
 def _status(folder: Path, words: Sequence[str], *, traceback: bool) -> int:
-    from rich.console import Console
-
-    from dpforge.experiment.study_watch import status_table
+    from dpforge.experiment.study_watch import status_console, status_table
 
     states = _chosen(folder, words)
-    Console(highlight=False, soft_wrap=True).print(status_table(states))
+    status_console().print(status_table(states))
     for state in states if traceback else ():
         if state.traceback is not None:
             print(f"\n{state.path.name}\n{state.traceback.read_text(encoding='utf-8')}", end="")

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from dpforge.configuration.composing import (
     is_sweep,
     parse_overrides,
 )
+from dpforge.configuration.examples import example_of
 from dpforge.configuration.keys import COMPONENTS, group_mistake, node_mistakes, override_mistake
 from dpforge.configuration.places import groups
 from dpforge.errors import ConfigError, DPForgeError
@@ -105,13 +105,18 @@ class _Checker:
         jobs, total, found = _jobs([*sweep, *parsed], enumerable)
         mistakes += found
         runs: list[CheckedRun] = []
+        left = MOST_JOBS  # finished ones cost no calibration, and are all looked at
         for words in jobs:
+            known = len(self.finished)
             try:
                 run = self._job(words)
             except ConfigError as error:
                 mistakes += error.mistakes
-                continue
+                run = None
             runs += [run] if run is not None else []
+            left -= len(self.finished) == known
+            if left == 0:
+                break
         if mistakes:
             raise ConfigError(list(dict.fromkeys(mistakes)))
         return Checked(tuple(runs), bool(multirun) or from_files, total, tuple(self.finished), enumerable)
@@ -234,14 +239,21 @@ def _attempt(action: Callable[[], Any]) -> tuple[Any, list[str]]:
         return None, [str(error)]
 
 
-def _jobs(overrides: Sequence[Override], enumerable: bool) -> tuple[list[tuple[str, ...]], int, list[str]]:
-    """The jobs to check, how many there are in all, and the mistakes of sweeps that cannot be listed."""
-    listed = [override for override in overrides if enumerable or not is_sweep(override)]
+def _jobs(
+    overrides: Sequence[Override], enumerable: bool
+) -> tuple[Iterator[tuple[str, ...]], int, list[str]]:
+    """The jobs to check, how many there are in all, and the mistakes of sweeps that cannot be listed.
+
+    Of a search, whose runs nobody knows before it starts, one example is checked.
+    """
     try:
-        jobs, total = expand(listed)
+        return *expand(overrides if enumerable else example_of(_latest(overrides))), []
     except ConfigError as error:
-        return [], 0, list(error.mistakes)
-    return list(itertools.islice(jobs, MOST_JOBS)), total, []
+        return iter(()), 0, list(error.mistakes)
+
+
+def _latest(overrides: Sequence[Override]) -> list[Override]:
+    return list({override.get_key_element(): override for override in overrides}.values())
 
 
 def _unconfirmed(schema: Any) -> list[str]:

@@ -12,10 +12,23 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from dpforge.errors import RunError
 from dpforge.experiment.study_status import STATES, RunState, read_states
 
-IDLE_SECONDS = 60.0
-_MODEL_WIDTH = 12
+# A job that SLURM requeues waits two minutes before it may start again.
+IDLE_SECONDS = 180.0
+# What is read at a glance stays in one line; the rest is folded where the terminal is narrow.
+_LEAST_WIDTHS = {
+    "model": 8,
+    "budget": 6,
+    "seed": 4,
+    "run id": 6,
+    "state": 11,
+    "ε": 6,
+    "age": 6,
+    "attempts": 8,
+}
+_PIPED_WIDTH = 10_000
 _COLOURS = {
     "done": "green",
     "running": "cyan",
@@ -27,13 +40,21 @@ _COLOURS = {
 _UNITS = ((86400, "d"), (3600, "h"), (60, "min"))
 
 
+def status_console() -> Console:
+    """Return where to print the table: as wide as the terminal, or as wide as needed where there is none."""
+    console = Console(highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = _PIPED_WIDTH
+    return console
+
+
 def status_table(states: Sequence[RunState]) -> Group:
     """Return the table of all runs, a line that counts them by state, and why the failed ones failed."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("model", "data", "budget", "seed", "run id", "state", "stage"):
-        table.add_column(name, no_wrap=True, min_width=_MODEL_WIDTH if name == "model" else None)
+        table.add_column(name, overflow="fold", min_width=_LEAST_WIDTHS.get(name))
     for name in ("ε", "age", "attempts"):
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(name, justify="right", overflow="fold", min_width=_LEAST_WIDTHS.get(name))
     for state in states:
         table.add_row(*_row(state))
     counted = Counter(state.state for state in states)
@@ -91,6 +112,8 @@ def watch(
 ) -> list[RunState]:
     """Show the table until nothing has been running for ``idle`` seconds, or the user presses Ctrl-C.
 
+    A study without a run yet is waited for as long.
+
     Args:
         folder: Of the study.
         console: Where to draw.
@@ -102,14 +125,25 @@ def watch(
         The last states.
 
     Raises:
-        RunError: ``folder`` is missing or holds no run.
+        RunError: ``folder`` is still missing or holds no run after ``idle`` seconds.
     """
-    states = read_states(folder)
+    states = _states_if_any(folder)
     quiet = 0.0
-    with Live(status_table(states), console=console, auto_refresh=False) as live:
+    with Live(_shown(states, folder), console=console, auto_refresh=False) as live:
         while quiet < idle:
             sleep(every)
-            states = read_states(folder)
-            live.update(status_table(states), refresh=True)
+            states = _states_if_any(folder)
+            live.update(_shown(states, folder), refresh=True)
             quiet = 0.0 if any(state.state == "running" for state in states) else quiet + every
-    return states
+    return states or read_states(folder)
+
+
+def _states_if_any(folder: Path) -> list[RunState]:
+    try:
+        return read_states(folder)
+    except RunError:  # the sweep may not have begun
+        return []
+
+
+def _shown(states: Sequence[RunState], folder: Path) -> Group | Text:
+    return status_table(states) if states else Text(f"waiting for the first run below {folder}")

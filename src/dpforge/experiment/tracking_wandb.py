@@ -20,13 +20,22 @@ _CREDENTIAL = re.compile(r"key|token|secret|password", re.IGNORECASE)
 _URL_LOGIN = re.compile(r"://[^/@\s]+@")
 _START_SECONDS = 30.0
 _LOGIN_SECONDS = 30
+# After a run whose W&B did not start, the others of this process wait no longer than this.
+_AGAIN_SECONDS = 1.0
 _AXES = {"step": STEP, "epsilon": "privacy/epsilon_rdp"}
+
+
+class _Service:
+    """What the runs of this process know of W&B."""
+
+    absent = False
 
 
 class WandbRun:
     """One W&B run that can neither stop the work nor hold it up: its calls run in a thread of their own.
 
-    The first failure is logged and ends its use; so does a W&B that does not answer in time.
+    The first failure is logged and ends its use; so does a W&B that does not answer in time. Where W&B did
+    not start for the run before, in the same process, this one waits a second instead of the full bounds.
 
     Args:
         config: Where to send.
@@ -44,6 +53,7 @@ class WandbRun:
         self._module: Any = None
         self._run: Any = None
         self._given_up = False
+        self._hurried = False
         self._calls = Calls("W&B")
 
     @property
@@ -52,9 +62,14 @@ class WandbRun:
         return self._calls.started and not self._given_up
 
     def start(self) -> None:
-        """Open the run; after ten seconds the work goes on, and what is logged waits for the connection."""
+        """Open the run; after thirty seconds the work goes on, and what is logged waits for W&B."""
+        self._hurried = _Service.absent
         self._submit("start", self._open)
-        self._calls.wait(_START_SECONDS)
+        self._calls.wait(self._bound(_START_SECONDS))
+        _Service.absent = self._run is None
+
+    def _bound(self, seconds: float) -> float:
+        return min(seconds, _AGAIN_SECONDS) if self._hurried and self._run is None else seconds
 
     def log(self, values: Mapping[str, Any]) -> None:
         """Send the scalars of one step, including ``step`` itself."""
@@ -87,8 +102,9 @@ class WandbRun:
         """Close the run; an upload slower than ``patience_s`` is given up and stays in the run folder."""
         if self.active:
             self._submit("finish", lambda: self._run.finish(exit_code=int(failed)))
-            if not self._calls.wait(self._config.patience_s):
-                self._give_up(f"W&B did not finish within {self._config.patience_s:g} s")
+            patience = self._bound(self._config.patience_s)
+            if not self._calls.wait(patience):
+                self._give_up(f"W&B did not finish within {patience:g} s")
         self._given_up = True
         self._calls.stop()
 
@@ -107,6 +123,7 @@ class WandbRun:
             reinit="create_new",
             settings=wandb.Settings(**_settings(self._config.patience_s)),
         )
+        _Service.absent = False
         # A resumed run logs some steps again; with W&B's own counter those would be dropped.
         self._run.define_metric("*", step_metric=_AXES[self._config.x_axis])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -21,12 +22,13 @@ from dpforge.privacy.events import Composed
 from dpforge.privacy.selection import RepeatAndSelect
 from dpforge.sweep.runs import Candidate, outcome
 from dpforge.sweep.scores import NoisyScores, loss, score_event
-from dpforge.sweep.search import Launch, search_folder
+from dpforge.sweep.search import Launch, SearchLock, search_folder
 from dpforge.sweep.settings import SearchSettings
 from dpforge.sweep.space import Space
-from dpforge.sweep.summary import Tried, print_selection
+from dpforge.sweep.summary import Tried, print_winner
 
 DRAW = "draw.json"
+WINNER = "winner.json"
 
 
 def repeat_and_select(settings: SearchSettings, space: Space, launch: Launch) -> None:
@@ -34,7 +36,8 @@ def repeat_and_select(settings: SearchSettings, space: Space, launch: Launch) ->
 
     The pool is drawn with the public seed, the picks with the operating system's randomness, before the
     first run; the picks are on disk, so that a later attempt finishes the same selection. Every pick is a run
-    of its own: a candidate that is picked twice runs with two seeds.
+    of its own: a candidate that is picked twice runs with two seeds. A winner that was named stays the
+    winner: its proof pays for one name, not for a second after a failed run was repeated.
 
     Raises:
         ConfigError: The study holds other runs or another selection already, or the seed is swept.
@@ -47,19 +50,49 @@ def repeat_and_select(settings: SearchSettings, space: Space, launch: Launch) ->
     law = RepeatAndSelect(settings.mean_runs, settings.shape)
     pool = _pool(settings, space)
     folder = search_folder(pool[0])
-    picks = _picks(folder, settings, space, law)
-    runs = [_run_of(pool[pick], number) for number, pick in enumerate(picks)]
+    lock = SearchLock(folder)
+    with lock.held():
+        picks = _picks(folder, settings, space, law)
+    if not (folder / WINNER).is_file():
+        runs = [_run_of(pool[pick], number) for number, pick in enumerate(picks)]
+        if not _select(_Selection(settings, folder, lock, law), pool, runs, launch):
+            return
+    print_winner(folder.parent, RunDir(folder).read_json(folder / WINNER))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Selection:
+    """What stays the same from the draw to the winner."""
+
+    settings: SearchSettings
+    folder: Path
+    lock: SearchLock
+    law: RepeatAndSelect
+
+
+def _select(
+    selection: _Selection, pool: Sequence[Candidate], runs: Sequence[Candidate], launch: Launch
+) -> bool:
+    """Run all picks; returns whether a winner is on disk, and says so if there is none."""
+    settings, folder, lock = selection.settings, selection.folder, selection.lock
     events = _candidates(settings, pool)
+    noise = NoisyScores(folder, settings, runs[0], len(runs), lock) if settings.noisy else None
     _announce(folder, settings, events, runs)
     for start in range(0, len(runs), settings.n_jobs):
         launch([run.words for run in runs[start : start + settings.n_jobs]])
-    tried = _judged(folder, settings, runs)
-    unfinished = [run for run in tried if run.state in ("elsewhere", "interrupted")]
-    winner = None if unfinished else _winner(tried)
-    epsilon = law.epsilon(events, pool[0].plan.delta)
-    if winner is not None:
-        _write_winner(folder, winner, epsilon, pool[0])
-    print_selection(settings, tried, winner, epsilon)
+    tried = _judged(settings, runs, noise)
+    if any(run.state in ("elsewhere", "interrupted") for run in tried):
+        print("The selection is not finished: start the same command again.")
+        return False
+    winner = _winner(tried)
+    with lock.held():
+        if (folder / WINNER).is_file():  # another launch of this selection named it
+            return True
+        if winner is not None:
+            _write_winner(folder, winner, selection.law.epsilon(events, pool[0].plan.delta), pool[0])
+            return True
+    print("No run of the selection finished; there is nothing to release.")
+    return False
 
 
 def _pool(settings: SearchSettings, space: Space) -> list[Candidate]:
@@ -76,18 +109,18 @@ def _run_of(candidate: Candidate, number: int) -> Candidate:
 def _picks(folder: Path, settings: SearchSettings, space: Space, law: RepeatAndSelect) -> list[int]:
     """The secret picks: those of an earlier attempt, or new ones that are on disk before this returns."""
     place = RunDir(folder)
-    text = f"{space.content()}{settings}"
+    # How many run at once is a matter of speed.
+    text = f"{space.content()}{dataclasses.replace(settings, n_jobs=1)}"
     digest = hashlib.sha256(text.encode()).hexdigest()
     path = place.private / DRAW
     if not path.is_file():
-        if any(run_folders(folder.parent)):
+        if any(run_folders(folder.parent)) or place.ledger.is_file():
             raise ConfigError(
                 f"{folder.parent} holds runs already, and a private selection draws fresh ones. Use another"
                 " study=…."
             )
         generator = np.random.default_rng(secrets.randbits(256))
         picks = generator.integers(0, settings.n_trials, law.draw(generator)).tolist()
-        folder.mkdir(parents=True, exist_ok=True)
         place.private.mkdir(mode=0o700, exist_ok=True)
         place.write_secret(path, json.dumps({"search": digest, "picks": picks}).encode())
     content = json.loads(path.read_text(encoding="utf-8"))
@@ -123,8 +156,7 @@ def _announce(
     place.write_secret(place.private / "runs.json", json.dumps({"runs": [*names, folder.name]}).encode())
 
 
-def _judged(folder: Path, settings: SearchSettings, runs: Sequence[Candidate]) -> list[Tried]:
-    noise = NoisyScores(folder, settings, runs[0], len(runs)) if settings.noisy else None
+def _judged(settings: SearchSettings, runs: Sequence[Candidate], noise: NoisyScores | None) -> list[Tried]:
     tried = []
     for number, run in enumerate(runs):
         found = outcome(run, settings.objectives)
@@ -153,4 +185,4 @@ def _write_winner(folder: Path, winner: Tried, epsilon: float, any_run: Candidat
         "rng": str(any_run.config.privacy.rng),
         "note": "Holds for a reader of this run alone; the others, their scores and number stay private.",
     }
-    RunDir(folder).write_json(folder / "winner.json", content)
+    RunDir(folder).write_json(folder / WINNER, content)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dpforge.errors import ConfigError
 from dpforge.experiment.environment import environment
 from dpforge.experiment.rundir import RunDir
 from dpforge.experiment.study_metrics import shortfall
@@ -16,6 +17,7 @@ from dpforge.privacy.mechanisms import PrivateAccess
 from dpforge.privacy.plan import Piece, Plan
 from dpforge.privacy.rng import KeyedRandom, fresh_random
 from dpforge.sweep.runs import Candidate
+from dpforge.sweep.search import SearchLock
 from dpforge.sweep.settings import SearchSettings
 
 PIECE = "score"
@@ -35,15 +37,27 @@ def loss(settings: SearchSettings, index: int, value: float) -> float:
 class NoisyScores:
     """Adds noise to the scores of a search, in a ledger of its own, which the data set's total finds.
 
+    Several launches of one search may use it at the same time: each reads the ledger again, under the lock
+    of the search, before it writes.
+
     Args:
         folder: ``<study>/search``; holds ``ledger.jsonl``, ``schema.json`` and ``private/key``.
         settings: With ``score_noise`` and ``score_sensitivity``.
         candidate: Any run of the search; gives schema, delta, relation and kind of randomness.
         count: Most scores that the search may ask for.
+        lock: Of the search.
+
+    Raises:
+        ConfigError: An earlier launch authorised other scores, or fewer; nothing was run.
     """
 
-    def __init__(self, folder: Path, settings: SearchSettings, candidate: Candidate, count: int) -> None:
-        self._access = PrivateAccess(_ledger(folder, settings, candidate, count), _random(folder, candidate))
+    def __init__(
+        self, folder: Path, settings: SearchSettings, candidate: Candidate, count: int, lock: SearchLock
+    ) -> None:
+        self._lock = lock
+        with lock.held():
+            ledger = _ledger(folder, settings, candidate, count)
+            self._access = PrivateAccess(ledger, _random(folder, candidate))
 
     def release(self, number: int, value: float) -> float:
         """Return the noisy score of run ``number``; the same number gives the same noise again.
@@ -51,7 +65,9 @@ class NoisyScores:
         Raises:
             BudgetExceeded: More scores than planned.
         """
-        return float(self._access.gaussian(PIECE, np.array([value]), step=number)[0])
+        with self._lock.held():
+            self._access.ledger = Ledger.open(self._access.ledger.path)
+            return float(self._access.gaussian(PIECE, np.array([value]), step=number)[0])
 
 
 def score_event(settings: SearchSettings) -> Gaussian | None:
@@ -62,6 +78,7 @@ def score_event(settings: SearchSettings) -> Gaussian | None:
 def _ledger(folder: Path, settings: SearchSettings, candidate: Candidate, count: int) -> Ledger:
     place = RunDir(folder)
     if place.ledger.is_file():
+        refuse_other_scores(place.ledger, settings, count)
         return Ledger.open(place.ledger)
     schema, privacy = candidate.schema, candidate.config.privacy
     folder.mkdir(parents=True, exist_ok=True)
@@ -79,6 +96,27 @@ def _ledger(folder: Path, settings: SearchSettings, candidate: Candidate, count:
     }
     plan = Plan((piece,), float(privacy.delta), str(privacy.relation), schema.unit.kind)
     return Ledger.create(place.ledger, plan, header)
+
+
+def refuse_other_scores(ledger: Path, settings: SearchSettings, count: int) -> None:
+    """Raise ``ConfigError`` if a search's ledger authorises other noisy scores, or fewer than ``count``."""
+    piece = Ledger.open(ledger).plan.piece(PIECE)
+    asked = {"score_noise": settings.score_noise, "score_sensitivity": settings.score_sensitivity}
+    known = {"score_noise": piece.noise_multiplier, "score_sensitivity": piece.sensitivity}
+    mistakes = [
+        f"hydra.sweeper.{name}={asked[name]}: the scores of this search are paid for with {known[name]:g}."
+        f" Use hydra.sweeper.{name}={known[name]!r}, or another study=…."
+        for name in asked
+        if asked[name] != known[name]
+    ]
+    if count > piece.count:
+        mistakes.append(
+            f"hydra.sweeper.n_trials={count}: the ledger of this search authorises {piece.count} noisy"
+            f" scores, and a run without a score is of no use. Use hydra.sweeper.n_trials={piece.count}, or"
+            " another study=…."
+        )
+    if mistakes:
+        raise ConfigError(mistakes)
 
 
 def _random(folder: Path, candidate: Candidate) -> KeyedRandom:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from dpforge.errors import ConfigError
+from filelock import FileLock, Timeout
+
+from dpforge.errors import ConfigError, RunLocked
 from dpforge.sweep.runs import Candidate
 from dpforge.sweep.settings import SearchSettings
 from dpforge.sweep.space import Space
 
 FOLDER = "search"
+# Whoever holds the lock of a search reads and writes a few small files; it holds it for no run.
+_PATIENCE_SECONDS = 120.0
 Launch = Callable[[Sequence[Sequence[str]]], None]
 
 
@@ -47,6 +52,33 @@ def run_search(settings: SearchSettings, words: Sequence[str], launch: Launch) -
 def search_folder(candidate: Candidate) -> Path:
     """Where the search of a candidate's study keeps what it knows."""
     return candidate.identity.folder.parent / FOLDER
+
+
+class SearchLock:
+    """Keeps what launches of one search read and then write from mixing; may be entered again inside itself.
+
+    Args:
+        folder: ``<study>/search``; made if it is missing.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lock = FileLock(folder / ".lock", timeout=_PATIENCE_SECONDS)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the search; raises ``RunLocked`` if another launch keeps it for two minutes."""
+        try:
+            self._lock.acquire()
+        except Timeout:
+            raise RunLocked(
+                f"another launch holds {self._lock.lock_file} for {_PATIENCE_SECONDS:g} s; expected an"
+                " instant. Wait until it goes on or stop it, then start the same command again."
+            ) from None
+        try:
+            yield
+        finally:
+            self._lock.release()
 
 
 def _check_proxy(settings: SearchSettings, space: Space) -> None:

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dpforge.experiment.display import warning_line
+from dpforge.experiment.rundir import RunDir
 from dpforge.experiment.spending import composed, spending_of
 from dpforge.experiment.study_status import json_or_empty
 from dpforge.sweep.runs import Candidate
@@ -75,7 +76,7 @@ def cost_lines(
     settings: SearchSettings, folder: Path, tried: Sequence[Tried], best: Sequence[Tried]
 ) -> list[str]:
     """Sentences that set the epsilon of the search beside those of the winners."""
-    lines = [f"Best: {run.candidate.identity.folder} ({_own_epsilon(run)})" for run in best]
+    lines = [f"Best: {run.candidate.identity.folder} ({_own_epsilon(run.candidate.folder)})" for run in best]
     places = {place.root for run in tried if (place := run.candidate.folder_if_any) is not None}
     spent = [spending_of(path) for path in (*sorted(places), folder) if (path / "ledger.jsonl").is_file()]
     if settings.selection == "public_proxy":
@@ -103,23 +104,20 @@ def cost_lines(
     ]
 
 
-def print_selection(
-    settings: SearchSettings, tried: Sequence[Tried], winner: Tried | None, epsilon: float
-) -> None:
-    """Print the winner of a private selection alone, with the epsilon of releasing it."""
+def print_winner(study: Path, written: Mapping[str, Any]) -> None:
+    """Print the winner of a private selection alone, with the epsilon of releasing it.
+
+    Args:
+        study: Folder of the study.
+        written: What ``winner.json`` says.
+    """
     console = Console(highlight=False)
-    unfinished = [run for run in tried if run.state in ("elsewhere", "interrupted")]
-    if unfinished:
-        console.print("The selection is not finished: start the same command again.")
-        return
-    if winner is None:
-        console.print("No run of the selection finished; there is nothing to release.")
-        return
-    plan = winner.candidate.plan
-    config = winner.candidate.config
-    stated = warning_line({"epsilon": epsilon if math.isfinite(epsilon) else None, "rng": config.privacy.rng})
-    console.print(f"Winner: {winner.candidate.identity.folder} ({_own_epsilon(winner)})", soft_wrap=True)
-    said = f"ε {epsilon:.4g} at δ {plan.delta:g} (RDP) for a reader of the winner alone"
+    epsilon, delta = written["epsilon_of_the_selection"], written["delta"]
+    stated = warning_line({"epsilon": epsilon, "rng": written["rng"]})
+    folder = RunDir(study / str(written["run"]))
+    console.print(f"Winner: {folder.root} ({_own_epsilon(folder)})", soft_wrap=True)
+    value = math.inf if epsilon is None else epsilon
+    said = f"ε {value:.4g} at δ {delta:g} (RDP) for a reader of the winner alone"
     console.print(
         f"Selection among a random number of runs: {stated + '; ' if stated else ''}{said}.", soft_wrap=True
     )
@@ -129,8 +127,10 @@ def print_selection(
     )
 
 
-def _own_epsilon(run: Tried) -> str:
-    certificate = json_or_empty(run.candidate.folder.certificate)
+def _own_epsilon(folder: RunDir) -> str:
+    certificate = json_or_empty(folder.certificate)
+    if not certificate:
+        return "its certificate is gone"
     label, epsilon = certificate.get("status"), certificate.get("epsilon")
     if label != "DP" or epsilon is None:
         return str(label)

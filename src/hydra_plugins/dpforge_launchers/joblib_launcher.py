@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +15,11 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
 from omegaconf import DictConfig
 
+from hydra_plugins.dpforge_launchers._stopping import INTERRUPTED, Stopping, listen_in_worker, stopped
+
 
 class JoblibLauncher(Launcher):
-    """Runs jobs in loky workers; outlives the death of a worker.
+    """Runs jobs in loky workers; outlives the death of a worker, and lets runs save when it is stopped.
 
     Args:
         n_jobs: Runs at once; None takes cores / ``runtime.threads``.
@@ -35,7 +40,8 @@ class JoblibLauncher(Launcher):
         """Run the jobs; returns what became of each, in order.
 
         When a worker dies (out of memory, say), loky ends all of them. The runs that were going on are then
-        repeated alone, so that only the one that kills its process is lost.
+        repeated alone, so that only the one that kills its process is lost. After SIGTERM or Ctrl-C the
+        process exits with 130, once the runs have saved and what became of each is on record.
         """
         from dpforge.cli.launching import lost, notes_folder, threads_of, worker_environment
 
@@ -43,20 +49,30 @@ class JoblibLauncher(Launcher):
         returned: dict[int, JobReturn] = {}
         batches = [list(jobs)]
         with worker_environment(threads_of(self.config)), notes_folder() as notes:
-            while batches:
+            stopping = Stopping(notes)
+            while batches and not stopping.asked:
                 batch = [number for number in batches.pop(0) if number not in returned]
-                if self._run({number: jobs[number] for number in batch}, returned, notes):
+                if self._run({number: jobs[number] for number in batch}, returned, notes, stopping):
                     continue
+                if stopping.asked:
+                    break
                 suspects = [n for n in batch if n not in returned and (notes / f"started-{n}").exists()]
                 left = [n for n in batch if n not in returned and n not in suspects]
                 if len(batch) == 1 or not suspects:
                     returned |= {n: lost(jobs[n], "its process was killed.") for n in [*suspects, *left]}
                     continue
                 batches = [*([n] for n in suspects), *([left] if left else []), *batches]
+        if stopping.asked:
+            why = "stopped before it was saved. The same command continues it."
+            returned |= {number: stopped(jobs[number], why) for number in jobs if number not in returned}
         self._collect(returned)
+        if stopping.asked:
+            sys.exit(INTERRUPTED)
         return [returned[number] for number in jobs]
 
-    def _run(self, jobs: dict[int, list[str]], returned: dict[int, JobReturn], notes: Path) -> bool:
+    def _run(
+        self, jobs: dict[int, list[str]], returned: dict[int, JobReturn], notes: Path, stopping: Stopping
+    ) -> bool:
         """Run some jobs at once; returns whether all workers lived to the end."""
         from joblib import Parallel, delayed
         from joblib.externals.loky.process_executor import TerminatedWorkerError
@@ -71,13 +87,14 @@ class JoblibLauncher(Launcher):
         workers = max(2, workers) if again else workers
         options: dict[str, Any] = {"backend": "loky", "batch_size": 1, "return_as": "generator_unordered"}
         work: Any = Parallel(n_jobs=workers, **options)
-        names, state = gpus(self.gpus), Singleton.get_state()
+        home, names, state = os.getpid(), gpus(self.gpus), Singleton.get_state()
         calls = [
-            delayed(execute)(notes, names, number, words, self.context, self.config, self.task, state)
+            delayed(execute)(home, notes, names, number, words, self.context, self.config, self.task, state)
             for number, words in jobs.items()
         ]
         try:
-            returned.update(work(calls))  # one by one: those that came before a crash are kept
+            with stopping.listening() if workers > 1 else nullcontext():
+                returned.update(work(calls))  # one by one: those that came before a crash are kept
         except TerminatedWorkerError:
             return False
         return True
@@ -88,6 +105,7 @@ class JoblibLauncher(Launcher):
 
 
 def execute(
+    home: int,
     notes: Path,
     gpus: list[str],
     number: int,
@@ -97,11 +115,13 @@ def execute(
     task: Any,
     state: dict[Any, Any],
 ) -> tuple[int, JobReturn]:
-    """Run one job in a worker; leaves a note that it began."""
+    """Run one job in a worker, or in the process ``home`` of the sweep; leaves a note that it began."""
     from hydra_plugins.hydra_joblib_launcher._core import execute_job
 
     from dpforge.cli.launching import claim_gpu
 
+    if os.getpid() != home and listen_in_worker(notes):
+        return number, stopped(overrides, "not begun. The same command starts it.")
     (notes / f"started-{number}").touch()
     claim_gpu(gpus, notes)
     return number, execute_job(number, overrides, context, config, task, state)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Mapping, Sequence
+from signal import SIG_DFL, SIGTERM, getsignal, signal
 from typing import Any
 
 from hydra.core.singleton import Singleton
@@ -44,7 +46,13 @@ class RayLauncher(Launcher):
                 self._start(number, words, threads)
                 for number, words in enumerate(map(list, job_overrides), initial_job_idx)
             ]
-            returned = [_get(*pair) for pair in zip(references, job_overrides, strict=True)]
+            pairs = list(zip(references, job_overrides, strict=True))
+            try:
+                returned = [_get(*pair) for pair in pairs]
+            except KeyboardInterrupt:
+                for pair in pairs:
+                    self.task.add(_so_far(*pair).return_value)
+                raise
         for result in returned:
             self.task.add(result.return_value)
         return returned
@@ -55,7 +63,10 @@ class RayLauncher(Launcher):
 
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         if not ray.is_initialized():
+            before = getsignal(SIGTERM)
             ray.init(**{**({} if self.init.get("address") else _LOCAL), **self.init})
+            if threading.current_thread() is threading.main_thread():
+                signal(SIGTERM, before or SIG_DFL)  # Ray's would end the process without a table
         config = self.context.config_loader.load_sweep_config(self.config, words)
         with open_dict(config):
             config.hydra.job.id, config.hydra.job.num = f"{config.hydra.job.name}_{number}", number
@@ -73,6 +84,17 @@ def _get(reference: Any, overrides: Sequence[str]) -> JobReturn:
         return ray.get(reference)
     except RayError as error:
         return lost(overrides, f"its task in Ray ended with {type(error).__name__}.")
+
+
+def _so_far(reference: Any, overrides: Sequence[str]) -> JobReturn:
+    import ray
+
+    from hydra_plugins.dpforge_launchers._stopping import stopped
+
+    ended, _ = ray.wait([reference], timeout=0)
+    return (
+        _get(reference, overrides) if ended else stopped(overrides, "stopped. The same command continues it.")
+    )
 
 
 def _plain(values: _Options) -> dict[str, Any]:

@@ -69,7 +69,14 @@ class SlurmLauncher(_Engine):  # type: ignore[misc, valid-type]
             jobs = self._executor().map_array(self, *zip(*calls, strict=True))
         array = jobs[0].job_id.split("_")[0]
         print(f"SLURM array {array}: {len(jobs)} runs. 'scancel {array}' stops them.", flush=True)
-        returned = _wait(jobs, job_overrides)
+        found: dict[int, JobReturn] = {}
+        try:
+            returned = _wait(jobs, job_overrides, found)
+        except KeyboardInterrupt:
+            for number, job in enumerate(jobs):
+                result = found.get(number) or _left(job, job_overrides[number])
+                self.task_function.add(result.return_value)
+            raise
         for result in returned:
             self.task_function.add(result.return_value)
         return returned
@@ -141,11 +148,22 @@ def _stopping() -> Iterator[_Asked]:
             signal(name, handler)
 
 
-def _wait(jobs: Sequence[Any], overrides: Sequence[Sequence[str]]) -> list[JobReturn]:
-    """Wait for every job; one that leaves the queue without a result is lost."""
+def _left(job: Any, overrides: Sequence[str]) -> JobReturn:
+    """Return the result of a job that the cluster goes on with after the sweep."""
+    from hydra_plugins.dpforge_launchers._stopping import stopped
+
+    return stopped(
+        overrides, f"SLURM job {job.job_id} goes on; 'scancel {job.job_id}' stops it.", "elsewhere"
+    )
+
+
+def _wait(
+    jobs: Sequence[Any], overrides: Sequence[Sequence[str]], found: dict[int, JobReturn] | None = None
+) -> list[JobReturn]:
+    """Wait for every job; one that leaves the queue without a result is lost. ``found`` fills meanwhile."""
     from dpforge.cli.launching import lost
 
-    found: dict[int, JobReturn] = {}
+    found = {} if found is None else found
     gone: dict[int, float] = {}
     while len(found) < len(jobs):
         queued = _queued(sorted({job.job_id.split("_")[0] for job in jobs}))
