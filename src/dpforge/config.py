@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from dpforge.configuration.building import Experiment, build
 from dpforge.configuration.checked import Checked, CheckedRun
-from dpforge.configuration.checking import check, check_delta, check_public, check_release
+from dpforge.configuration.checking import check
 from dpforge.configuration.composing import compose, hydra_session, noise_seed, register
+from dpforge.configuration.guards import check_delta, check_pool, check_public, check_release
 from dpforge.configuration.places import (
     check_stamp,
     conf_digest,
@@ -26,6 +27,7 @@ __all__ = [
     "build",
     "check",
     "check_delta",
+    "check_pool",
     "check_public",
     "check_release",
     "check_stamp",

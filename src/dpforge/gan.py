@@ -23,13 +23,16 @@ from dpforge.data.encode.cells import CellCodec
 from dpforge.data.table import conform
 from dpforge.errors import ConfigError, DataError, RunError
 from dpforge.experiment.certificate import make_certificate
+from dpforge.experiment.environment import check_same_numerics, environment
 from dpforge.generators.base import RunContext, Runtime
 from dpforge.generators.dpwgan import DPWGAN as Settings
 from dpforge.generators.gan_arguments import PrivacySpec, privacy_of, settings_of
 from dpforge.generators.gan_fitted import generated
-from dpforge.generators.gan_frames import frame_schema, tensor_schema
+from dpforge.generators.gan_folder import opened, training_digest
+from dpforge.generators.gan_frames import public_schema
 from dpforge.generators.gan_layers import described, rebuilt
 from dpforge.generators.gan_module import NoiseFunction
+from dpforge.generators.gan_networks import check_critic, trial_fakes
 from dpforge.generators.gan_records import OneHotRecords, Records, TensorRecords, decode_table
 from dpforge.generators.gan_training import Networks, Sampling, train_gan
 from dpforge.generators.storage import load_model, save_model, write_atomic
@@ -58,7 +61,8 @@ class DPWGAN:
         self._schema: Schema | None = None
         self._codec: CellCodec | None = None
         self._certificate: dict[str, Any] | None = None
-        self._begun, self._ledger_lines = False, b""
+        self._failed: tuple[Path | None] | None = None
+        self._ledger_lines = b""
         self._sampling = public_random(0).generator("sample")
 
     def train(
@@ -69,7 +73,7 @@ class DPWGAN:
         batch_size: int = 128,
         learning_rate: float = 1e-4,
         sigma: float | None = None,
-        weight_clip: float = 0.1,
+        weight_clip: float | None = None,
         *,
         privacy: AnySpec | None = None,
         max_grad_norm: float | None = None,
@@ -92,7 +96,8 @@ class DPWGAN:
             batch_size: Expected number of records in a Poisson batch.
             learning_rate: Of both optimisers.
             sigma: Noise multiplier, with ``max_grad_norm`` and ``delta``; short for ``privacy``.
-            weight_clip: Bound of every weight of the critic.
+            weight_clip: Bound of every weight of the critic, 0.1 if None; with ``constraint="spectral"``
+                of the spectral norm of every layer, 1 if None.
             privacy: Budget, clipping norm, delta; None trains without privacy.
             max_grad_norm, delta: With ``sigma``.
             nominal_rows: Public number of records; needed with privacy unless ``schema`` says it.
@@ -101,42 +106,61 @@ class DPWGAN:
                 ``declared_public`` to declare that those in the frame are public knowledge.
             seed: Public seed of fakes and samples.
             device: ``cpu``, ``cuda`` or ``cuda:N``.
-            folder: Where ledger and checkpoints lie; a temporary folder if None.
+            folder: Where ledger, noise key and checkpoints lie; the same call, with networks of the same
+                form, continues a training that was interrupted there. None: a temporary folder.
             settings: More of :class:`dpforge.generators.dpwgan.DPWGAN`: ``loss``, ``optimizer``, ``ema``, …
 
         Raises:
             ConfigError: Settings that do not fit, or that privacy does not allow.
             DataError: Records that do not fit schema or networks.
-            RunError: This GAN was trained already: its certificate would not cover a second training.
+            RunError: This GAN was trained already: its certificate would not cover a second training. Or a
+                training failed, or ``folder`` holds another one.
         """
-        if self._begun or self.critic is None:
-            raise RunError("this GAN was trained already. Make another one, with new networks.")
+        critic = self._untrained(folder)
         spec = privacy_of(privacy, sigma, max_grad_norm, delta)
-        public = _public_schema(data, spec, schema, categories, nominal_rows)
+        public = public_schema(data, spec.enabled, schema, categories, nominal_rows)
+        check_release(spec, public)
         chosen = settings_of(epochs, n_critics, batch_size, learning_rate, weight_clip, settings)
         records, codec = self._records(data, public)
-        self._begun = True
+        networks = Networks(self.generator, critic, self.noise_function)
         with tempfile.TemporaryDirectory(prefix="dpforge-") as temporary:
-            ledger = _ledger(Path(folder or temporary), chosen, public, spec)
-            access = PrivateAccess(ledger, fresh_random(spec.rng, spec.seed))
-            run = RunContext(access, spec, Runtime(device=device, progress=False), seed, ledger.path.parent)
-            self._train(records, self.critic, chosen, public, run)
-            ledger.close()
-            self._ledger_lines = ledger.path.read_bytes()
+            place = Path(folder or temporary)
+            access = _access(place, folder is not None, chosen, public, spec, seed, device, networks, records)
+            run = RunContext(access, spec, Runtime(device=device, progress=False), seed, place)
+            try:
+                self._train(records, networks, chosen, public, run)
+            except BaseException:
+                if access.ledger.begun:
+                    self._failed = (None if folder is None else place.resolve(),)
+                raise
+            access.ledger.close()
+            self._ledger_lines = access.ledger.path.read_bytes()
         self._schema, self._codec = public, codec
-        self._certificate = make_certificate(ledger, {})
+        self._certificate = make_certificate(access.ledger, {})
         self._sampling = public_random(seed).generator("sample")
         return self
 
+    def _untrained(self, folder: Path | str | None) -> nn.Module:
+        """Return the critic of a GAN that can be trained in ``folder``."""
+        if self._certificate is not None or self.critic is None:
+            raise RunError("this GAN was trained already. Make another one, with new networks.")
+        known = None if self._failed is None else self._failed[0]
+        if self._failed is not None and (folder is None or Path(folder).resolve() != known):
+            way = "" if known is None else f", or repeat the call with folder={str(known)!r} to continue it"
+            raise RunError(
+                "a training of this GAN was begun and failed: its networks are half trained, and no"
+                f" certificate says what that spent. Make another one, with new networks{way}."
+            )
+        return self.critic
+
     def _train(
-        self, records: Records, critic: nn.Module, chosen: Settings, public: Schema, run: RunContext
+        self, records: Records, networks: Networks, chosen: Settings, public: Schema, run: RunContext
     ) -> None:
         rate, steps = chosen.rate(public), chosen.critic_steps(public)
         if run.spec.enabled:
             steps = run.access.piece("train").count
         sampling = Sampling(rate, steps, rate * public.nominal_rows)
         training = chosen.training_settings(max(round(sampling.expected_rows), 1), steps)
-        networks = Networks(self.generator, critic, self.noise_function)
         self.generator = train_gan(networks, records, training, sampling, run)
 
     def _records(self, data: pd.DataFrame | Tensor, schema: Schema) -> tuple[Records, CellCodec | None]:
@@ -147,17 +171,15 @@ class DPWGAN:
             shape: tuple[int, ...] = (sum(codec.sizes),)
         else:
             records, shape = TensorRecords(data.detach().float().cpu()), tuple(data.shape[1:])
-        training = self.generator.training
-        self.generator.eval()  # one record has no variance for batch normalisation
-        made = generated(self.generator, self.noise_function, 1, public_random(0).generator("check")).shape[
-            1:
-        ]
-        self.generator.train(training)
-        if tuple(made) != shape:
+        fakes = trial_fakes(self.generator, self.noise_function)
+        made = tuple(fakes.shape[1:])
+        if made != shape:
             raise DataError(
-                f"the generator makes records of shape {tuple(made)}; those of the data have shape {shape}."
+                f"the generator makes records of shape {made}; those of the data have shape {shape}."
                 " Change its last layer."
             )
+        if self.critic is not None:
+            check_critic(self.critic, fakes)
         return records, codec
 
     def generate(self, n: int) -> Any:
@@ -233,45 +255,32 @@ class DPWGAN:
         return gan
 
 
-def _public_schema(
-    data: pd.DataFrame | Tensor,
+def _access(
+    folder: Path,
+    kept: bool,
+    chosen: Settings,
+    public: Schema,
     spec: AnySpec,
-    schema: Schema | None,
-    categories: str | Mapping[str, Sequence[str]] | None,
-    nominal_rows: int | None,
-) -> Schema:
-    """Return what the public knows of the records."""
-    if nominal_rows is None and schema is None:
-        if spec.enabled:
-            raise ConfigError(
-                "privacy needs nominal_rows, a public number of records: their exact number is private too."
-            )
-        nominal_rows = max(len(data), 1)
-    if isinstance(data, pd.DataFrame):
-        public = (
-            frame_schema(data, categories, int(nominal_rows or 0), spec.enabled) if schema is None else schema
-        )
-    elif isinstance(data, Tensor) and data.dim() >= 2:
-        public = tensor_schema(int(nominal_rows or 0))
-    else:
-        raise DataError(f"train({type(data).__name__}): expected a DataFrame, or a tensor (n, …).")
-    public = public if nominal_rows is None else public.with_nominal_rows(nominal_rows)
-    check_release(spec, public)
-    if public.private_columns or public.unit.kind != "row":
-        raise ConfigError(
-            f"schema '{public.name}' buys values or protects users; here every value must be public and every"
-            " record a unit. Use the command: dpforge model=dpwgan dataset=csv."
-        )
-    return public
-
-
-def _ledger(folder: Path, chosen: Settings, public: Schema, spec: AnySpec) -> Ledger:
-    folder.mkdir(parents=True, exist_ok=True)
-    header = {
+    seed: int,
+    device: str,
+    networks: Networks,
+    records: Records,
+) -> PrivateAccess:
+    header: dict[str, Any] = {
         "unit": {"kind": "row", "column": None, "max_rows": 1},
         "rng": spec.rng,
         "schema_digest": public.digest,
         "nominal_rows": public.nominal_rows,
         "discretization": DISCRETIZATION,
     }
-    return Ledger.create(folder / "ledger.jsonl", chosen.plan(public, spec), header)
+    plan = chosen.plan(public, spec)
+    if not kept:
+        ledger = Ledger.create(folder / "ledger.jsonl", plan, header)
+        return PrivateAccess(ledger, fresh_random(spec.rng, spec.seed))
+    header |= {
+        "environment": environment(device),
+        "training": training_digest(chosen, seed, networks),
+    }
+    access = opened(folder, plan, header, spec, networks, records)
+    check_same_numerics(access.ledger.header["environment"])
+    return access

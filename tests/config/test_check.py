@@ -246,3 +246,10 @@ def test_runs_of_a_paper_take_noise_that_differs_by_seed_and_is_not_the_public_s
     assert len(set(seeds.values())) == 5
     assert all(public != private for public, private in seeds.items())
     assert seeds[3] == noise_seed(3)
+
+
+def test_a_public_pool_is_no_private_set_and_may_be_used_without_privacy():
+    words = ["model=dpwgan", "dataset=tiny_imagenet32"]
+    with pytest.raises(ConfigError, match=r"pool of public images.*privacy=none"):
+        check(words)
+    assert check([*words, "privacy=none"]).runs

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
+from dpforge.data.encode.cells import CellCodec
 from dpforge.generators import argn_structure, dpwgan, gan_settings, gan_training
 from dpforge.generators.dp_imgsyn import statistics
 from dpforge.generators.dp_imgsyn.stages import Stages
@@ -17,7 +19,7 @@ from dpforge.generators.marginals.rounds import Rounds
 from dpforge.generators.private_evolution import loop, voting
 from dpforge.generators.private_evolution.loop import Evolution
 
-from .library import CONTRACT, SENSITIVITY, mutant
+from .library import CONTRACT, SENSITIVITY, UNRELATED, mutant
 from .planter import Planter
 
 EVOLUTION = "privacy/test_private_evolution_privacy.py"
@@ -327,6 +329,25 @@ def statistics_centred_by_private_images(p: Planter) -> None:
 def score_sensitivity_halved(p: Planter) -> None:
     """Scores of marginals are declared to move half as far as they do."""
     p.swap(settings, "score_sensitivity", lambda f: lambda *a: f(*a) / 2)
+
+
+@mutant("MST: rare cells merged by exact counts, released ones unused", UNRELATED)
+def cells_merged_by_exact_counts(p: Planter) -> None:
+    """Which cells are too rare to be told from noise is read off the private counts."""
+    exact: list[Sequence[np.ndarray]] = []
+
+    def remembering(histogram):
+        def counted(self, codes):
+            exact.append(histogram(self, codes))
+            return exact[-1]
+
+        return counted
+
+    def by_exact(compressed):
+        return lambda codec, noisy, *rest: compressed(codec, exact[-1], *rest)
+
+    p.wrap(CellCodec, "histogram", remembering)
+    p.swap(settings, "compressed", by_exact)
 
 
 @mutant("AIM: sensitivity without the largest weight", SENSITIVITY, "unit/test_marginal_generators.py")

@@ -9,6 +9,7 @@ from torch import nn
 from dpforge.errors import ConfigError, PrivacyError
 from dpforge.nets.made import MADE, MaskedAutoregressiveFlow
 from dpforge.nets.masked import MaskedLinear
+from dpforge.privacy import engines
 from dpforge.privacy.engines import ENGINES, make_engine
 
 
@@ -234,3 +235,9 @@ def test_large_cancelling_activations_are_still_clipped(engine):
     gradients = attached.clipped_sum(loss, x[:1], 1.0).gradients
     attached.close()
     assert float(torch.sqrt(sum(g.square().sum() for g in gradients))) <= 1.01
+
+
+def test_a_layer_that_sees_other_rows_is_refused_without_the_size_of_the_batch():
+    with pytest.raises(PrivacyError, match="another number of rows") as caught:
+        engines._check_rows(torch.nn.Linear(2, 2), torch.zeros(7, 2), torch.zeros(7, 2), 53)
+    assert not any(digit in str(caught.value) for digit in "573")

@@ -26,8 +26,10 @@ from dpforge.gan import PrivacySpec as GANPrivacy
 from dpforge.generators import dpwgan
 from dpforge.generators.base import RunContext, Runtime
 from dpforge.generators.dpwgan import DPWGAN
+from dpforge.generators.gan_arguments import settings_of
 from dpforge.generators.gan_records import ImageRecords, OneHotRecords, cell_codes, decode_images
 from dpforge.generators.gan_settings import CriticSchedule
+from dpforge.generators.gan_training import train_gan
 from dpforge.nets.gan import conv_critic, conv_generator
 from dpforge.privacy.ledger import Ledger
 from dpforge.privacy.mechanisms import PrivateAccess
@@ -188,6 +190,29 @@ def test_published_losses_and_tables_keep_five_critic_steps_whatever_the_noise()
     assert (published.n_critics, published.critic_learning_rate) == (5, 1e-4)
     table = DPWGAN().resolved(schema_of(MIXED))
     assert (table.n_critics, table.critic_learning_rate) == (5, 1e-3)
+
+
+@pytest.mark.parametrize(("constraint", "bound"), [("clamp", 0.1), ("spectral", 1.0)])
+def test_each_constraint_has_a_bound_of_its_own(constraint, bound):
+    for schema in (image_data().schema, schema_of(MIXED)):
+        assert DPWGAN(constraint=constraint).resolved(schema).weight_clip == bound
+        assert DPWGAN(constraint=constraint, weight_clip=0.3).resolved(schema).weight_clip == 0.3
+    three_lines = settings_of(1, 1, 10, 1e-3, None, {"constraint": constraint})
+    assert three_lines.training_settings(10, 10).weight_clip == bound
+
+
+def test_a_critic_of_spectral_norm_has_layers_of_norm_one_at_most(tmp_path, monkeypatch):
+    critics = []
+    monkeypatch.setattr(
+        dpwgan, "train_gan", lambda nets, *rest: critics.append(nets.critic) or train_gan(nets, *rest)
+    )
+    fit(DPWGAN(**ONE, constraint="spectral"), image_data(), tmp_path)
+    norms = [
+        float(torch.linalg.matrix_norm(p.detach().flatten(1), 2))
+        for p in critics[0].parameters()
+        if p.dim() > 1
+    ]
+    assert 0.5 < max(norms) <= 1 + 1e-5
 
 
 def test_adaptive_critics_double_when_fakes_pass_for_real_and_never_without_reason():

@@ -11,6 +11,7 @@ from PIL import Image
 
 from dpforge.data import image_parts
 from dpforge.data.image_folder import ImageFolder
+from dpforge.data.image_listing import image_files
 from dpforge.data.image_source import own_images
 from dpforge.errors import ConfigError, DataError
 
@@ -226,3 +227,39 @@ def test_every_mistake_of_the_settings_is_reported_at_once():
         )  # fmt: skip
     assert len(error.value.mistakes) == 11
     assert "Did you mean 'file'?" in str(error.value)
+
+
+def test_dicom_files_without_an_ending_are_found_by_their_content(tmp_path):
+    dicom = bytes(128) + b"DICM" + bytes(8)
+    for name in ("IM0001", "1.2.840.10008", "DICOMDIR", "notes", "slide.old"):
+        (tmp_path / name).write_bytes(b"short" if name == "notes" else dicom)
+    os.mkfifo(tmp_path / "pipe")
+    assert [path.name for path in image_files(tmp_path)] == ["1.2.840.10008", "IM0001"]
+
+
+@pytest.mark.parametrize("pattern", [r"CONTRAST_(\d)", r"^(ID)_(\d+)_.*CONTRAST_(?P<label>\d)_"])
+def test_a_pattern_finds_the_class_anywhere_in_a_name(pattern, tmp_path):
+    root = tmp_path / "mine"
+    for i in range(4):
+        _picture(root / f"ID_{i:04}_AGE_0060_CONTRAST_{i % 2}_CT.png", i)
+    _picture(root / "ID_0009_AGE_0060_CT.png", 9)  # of no class
+    fields = {"label_pattern": pattern, "holdout_fraction": 0.0}
+    found = _source(root, class_names=["0", "1"], **fields).load()
+    assert found.train.labels.tolist() == [0, 1, 0, 1]
+    declared = _source(root, class_names="declared_public", **fields)
+    assert declared.public_schema().classes == ("0", "1")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "more", "text"),
+    [
+        ("CONTRAST_(", {}, "no regular expression"),
+        (r"CONTRAST_\d", {}, "0 groups"),
+        (r"(\d)_(\d)", {}, "2 groups"),
+        (7, {}, "label_pattern=7"),
+        (r"(\d)", {"label_from": "folder"}, "label_from=folder"),
+    ],
+)
+def test_a_pattern_that_finds_no_class_is_refused_before_data_is_read(pattern, more, text):
+    with pytest.raises(ConfigError, match=text):
+        ImageFolder("x", label_pattern=pattern, **more)

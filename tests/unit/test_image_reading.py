@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dpforge.data.image_folder import ImageFolder
 from dpforge.data.image_reading import ReadingLimits, Unreadable, decoded, file_bytes, fitted, quiet_decoders
 
 
@@ -190,6 +191,15 @@ def test_a_ct_slice_is_shown_through_the_public_window_in_hounsfield_units(tmp_p
     path = _dicom(tmp_path / "a.dcm", values, RescaleSlope=1, RescaleIntercept=-1024)
     shown = _read(path, (1, 5), 1, dicom_window=(-1000.0, 1000.0))[0, :, 0]
     assert shown.tolist() == [0, 0, 128, 255, 255]
+
+
+def test_slices_whose_files_have_no_ending_are_read(tmp_path):
+    for i in range(4):
+        _dicom(tmp_path / f"scan{i % 2}_{i}", np.full((1, 8, 8), 1000 * i))
+    source = ImageFolder(str(tmp_path), ["scan0", "scan1"], 4, image_size=8, channels=1, holdout_fraction=0.0)
+    found = source.load().train
+    assert found.labels.tolist() == [0, 0, 1, 1]
+    assert found.pixels[:, 0, 0, 0].argsort().tolist() == [0, 2, 1, 3]
 
 
 def test_without_a_window_a_slice_shows_the_one_noted_in_it_else_every_value_its_bits_hold(tmp_path):

@@ -259,9 +259,10 @@ def test_aim_spends_all_it_reserved_and_says_what_on(tmp_path):
     assert len(costs) < 16 * 4  # some round taught too little
 
 
-def test_the_model_never_outgrows_its_limit(tmp_path):
+@pytest.mark.parametrize("model", [AIM(**SMALL, max_rounds=12), MST(**SMALL)], ids=["aim", "mst"])
+def test_the_model_never_outgrows_its_limit(model, tmp_path):
     schema = categorical(6, levels=3)
-    small = AIM(**SMALL, max_model_size=40 * 8 / 2**20, max_rounds=12)
+    small = replace(model, max_model_size=40 * 8 / 2**20)
     trace = fit(small, schema, chain_table(schema), tmp_path, spec=PrivacySpec(target_epsilon=50.0))
     assert trace.fitted.model.tree.megabytes <= small.max_model_size
     large = replace(small, max_model_size=16.0)

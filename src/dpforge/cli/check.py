@@ -106,7 +106,8 @@ def every_choice() -> Iterator[list[str]]:
         if not _waits_for_user([f"dataset={name}"]):
             model = "dpwgan" if _chooses_images(f"dataset={name}") else "independent"
             # The default delta does not suit tables of a million rows, and need not.
-            yield [f"dataset={name}", f"model={model}", "privacy.delta=1e-9"]
+            pool = _is_public_pool(f"dataset={name}")
+            yield [f"dataset={name}", f"model={model}", "privacy=none" if pool else "privacy.delta=1e-9"]
     for group in sorted(set(found) - {"model", "dataset", "experiment", "paper", "frontier", "local"}):
         for name in found[group]:
             base = _IMAGES if name.startswith("images") else _APIS if group == "model/api" else _CHEAP
@@ -115,6 +116,12 @@ def every_choice() -> Iterator[list[str]]:
                 yield words
     for group in ("experiment", "paper", "frontier"):
         yield from ([f"{group}={n}"] for n in found.get(group, ()) if not _waits_for_user([f"{group}={n}"]))
+
+
+def _is_public_pool(choice: str) -> bool:
+    from dpforge.config import compose
+
+    return bool(compose([choice]).dataset.get("public_pool", False))
 
 
 def _chooses_images(choice: str) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,9 +26,10 @@ from dpforge.configuration.composing import (
     parse_overrides,
 )
 from dpforge.configuration.examples import example_of
+from dpforge.configuration.guards import attempt, check_delta, check_pool, check_public, unconfirmed
 from dpforge.configuration.keys import COMPONENTS, group_mistake, node_mistakes, override_mistake
 from dpforge.configuration.places import groups
-from dpforge.errors import ConfigError, DPForgeError
+from dpforge.errors import ConfigError
 from dpforge.identity import Identity, canonical, identify
 
 MOST_JOBS = 256
@@ -56,35 +56,6 @@ def check(
     """
     with hydra_session():
         return _Checker(finished).check(overrides, multirun)
-
-
-def check_delta(privacy: Any, schema: Any) -> None:
-    """Raise ``ConfigError`` unless ``delta < 1 / nominal_rows``, DP is off, or a large delta is allowed."""
-    if not privacy.enabled or privacy.allow_large_delta:
-        return
-    limit = 1 / max(schema.nominal_rows, 1)
-    if privacy.delta < limit:
-        return
-    safe = 10.0 ** (math.floor(math.log10(limit)) - 1)
-    raise ConfigError(
-        f"privacy.delta={privacy.delta:g} is not below 1/nominal_rows={limit:.2g} (dataset '{schema.name}')."
-        f"\n  A delta this large allows publishing a whole record. Use privacy.delta={safe:.0e}, "
-        "or privacy.allow_large_delta=true to study the effect."
-    )
-
-
-def check_release(privacy: Any, schema: Any) -> None:
-    """Raise ``ConfigError`` for what no run may start with: unconfirmed values, or a delta too large."""
-    mistakes = [*_unconfirmed(schema), *_attempt(lambda: check_delta(privacy, schema))[1]]
-    if mistakes:
-        raise ConfigError(mistakes)
-
-
-def check_public(model: Any, dataset: Any) -> None:
-    """Raise ``ConfigError`` if what a model reads as public images is the private data set."""
-    mistakes = model.public_mistakes(dataset) if hasattr(model, "public_mistakes") else []
-    if mistakes:
-        raise ConfigError(mistakes)
 
 
 class _Checker:
@@ -163,7 +134,7 @@ class _Checker:
         if any(component == "dataset" for component, _ in node_mistakes(config, ("dataset",))):
             return None
         built, _ = instantiate_components(config, frozenset(COMPONENTS) - {"dataset"})
-        schema, _ = _attempt(built["dataset"].public_schema) if "dataset" in built else (None, [])
+        schema, _ = attempt(built["dataset"].public_schema) if "dataset" in built else (None, [])
         if schema is None:
             return None
         identity = identify(config, schema, composition.choices)
@@ -201,25 +172,26 @@ class _Checker:
         dataset, model, privacy = (built.get(name) for name in ("dataset", "model", "privacy"))
         if dataset is None:
             return None, None, []
-        schema, mistakes = _attempt(dataset.public_schema)
+        schema, mistakes = attempt(dataset.public_schema)
         if schema is None:
             return None, None, mistakes
-        mistakes += _unconfirmed(schema)
+        mistakes += unconfirmed(schema)
         if privacy is not None:
-            mistakes += _attempt(lambda: check_delta(privacy, schema))[1]
+            mistakes += attempt(lambda: check_delta(privacy, schema))[1]
+            mistakes += attempt(lambda: check_pool(privacy, dataset))[1]
         for group, component in (("model", model), ("evaluation", built.get("evaluation"))):
             if component is not None and dataset.modality not in component.modalities:
                 mistakes.append(_other_modality(group, component.modalities, dataset.modality))
         if mistakes or model is None or privacy is None:
             return schema, None, mistakes
         plan, mistakes = self._plan(model, privacy, schema, config)
-        return schema, plan, [*mistakes, *_attempt(lambda: check_public(model, dataset))[1]]
+        return schema, plan, [*mistakes, *attempt(lambda: check_public(model, dataset))[1]]
 
     def _plan(self, model: Any, privacy: Any, schema: Any, config: DictConfig) -> tuple[Any, list[str]]:
         nodes = {name: OmegaConf.to_container(config[name], resolve=True) for name in ("model", "privacy")}
         key = canonical({**nodes, "schema": schema.digest})
         if key not in self.plans:
-            self.plans[key] = _attempt(lambda: model.plan(schema, privacy))
+            self.plans[key] = attempt(lambda: model.plan(schema, privacy))
         return self.plans[key]
 
 
@@ -228,15 +200,6 @@ def _other_modality(group: str, able: Sequence[str], modality: str) -> str:
         f"{group}={' or '.join(able)} data, dataset={modality} data: they do not fit. "
         f"Choose another {group} for {modality} data, or another dataset."
     )
-
-
-def _attempt(action: Callable[[], Any]) -> tuple[Any, list[str]]:
-    try:
-        return action(), []
-    except ConfigError as error:
-        return None, list(error.mistakes)
-    except DPForgeError as error:
-        return None, [str(error)]
 
 
 def _jobs(
@@ -254,23 +217,6 @@ def _jobs(
 
 def _latest(overrides: Sequence[Override]) -> list[Override]:
     return list({override.get_key_element(): override for override in overrides}.values())
-
-
-def _unconfirmed(schema: Any) -> list[str]:
-    if not schema.unconfirmed:
-        return []
-    names = ", ".join(schema.unconfirmed)
-    if schema.modality == "image":
-        return [
-            f"dataset '{schema.name}' leaves open what must be public before the images are read: {names}."
-            " Give dataset.nominal_rows=<about how many> and dataset.class_names=[…] (or declared_public),"
-            " and remove confirmed names from dataset.unconfirmed; 'dpforge-data schema FOLDER' drafts them."
-        ]
-    return [
-        f"dataset '{schema.name}' has values that were read from the data and nobody confirmed: {names}. "
-        "In its schema, set provenance: public for what is known from elsewhere, "
-        "or provenance: private with an epsilon to pay for it."
-    ]
 
 
 def _interpolation_mistakes(config: DictConfig) -> list[_Mistake]:

@@ -20,6 +20,7 @@ from dpforge.data.image_listing import (
     folder_of,
     image_files,
     label_of,
+    pattern_mistakes,
 )
 from dpforge.data.image_parts import MEMORY_LIMIT_MB, content_digest, record_hash, room, taken
 from dpforge.data.image_reading import ReadingLimits, Unreadable, decoded, file_bytes, quiet_decoders
@@ -47,9 +48,9 @@ _log = logging.getLogger(__name__)
 class ImageFolder:
     """Image files in a folder, at any depth; one file is one record.
 
-    Files ending in one of ``ENDINGS`` are read, in the order of their paths, and decoded by content. Which
-    part a record belongs to depends on its file's bytes and its class alone: not on ``image_size``, nor on
-    other files.
+    Files ending in one of ``ENDINGS``, and DICOM files without an ending, are read in the order of their
+    paths and decoded by content. Which part a record belongs to depends on its file's bytes and its class
+    alone: not on ``image_size``, nor on other files.
 
     Args:
         path: The folder.
@@ -61,6 +62,8 @@ class ImageFolder:
         channels: 1 (grey) or 3 (colour).
         label_from: ``file`` (the file's name up to the first underscore), ``folder`` (name of the folder the
             file is in) or ``none``.
+        label_pattern: With ``label_from: file``: a regular expression, searched in the file's name, whose one
+            group (or the group named ``label``) is the class; ``None`` for the first part of the name.
         holdout_path: A second folder, for evaluation.
         holdout_fraction: Share of the records held out when there is no ``holdout_path``, in [0, 1).
         split_seed: Public seed of that split and of ``max_records``.
@@ -90,6 +93,7 @@ class ImageFolder:
     name: str = "image_folder"
     channels: int = 3
     label_from: str = "file"
+    label_pattern: str | None = None
     holdout_path: str | None = None
     holdout_fraction: float = 0.2
     split_seed: int = 0
@@ -115,6 +119,7 @@ class ImageFolder:
             ),
             *division_mistakes(self.holdout_fraction, self.split_seed, self.max_records),
             *_number_mistakes(self),
+            *pattern_mistakes(self.label_pattern, self.label_from),
         ]
         if mistakes:
             raise ConfigError(mistakes)
@@ -165,7 +170,7 @@ class ImageFolder:
         if self.label_from == "none" or self.class_names is None:
             return ()
         if self.class_names == DECLARED_PUBLIC:
-            return class_names_in(self.path, self.label_from)
+            return class_names_in(self.path, self.label_from, self.label_pattern)
         return tuple(str(name) for name in self.class_names)
 
     def _images(
@@ -174,7 +179,7 @@ class ImageFolder:
         """The usable images of a folder, and the hash of each: of its file and its class."""
         root = folder_of(path)
         files = image_files(root)
-        names = [label_of(file, root, self.label_from) for file in files]
+        names = [label_of(file, root, self.label_from, self.label_pattern) for file in files]
         numbers = {name: i for i, name in enumerate(schema.classes)} or {"": 0}
         labels = np.array([numbers.get(name, -1) if name is not None else -1 for name in names], np.int64)
         window = (self.dicom_window[0], self.dicom_window[1]) if self.dicom_window else None
@@ -202,11 +207,14 @@ class ImageFolder:
         return images, hashes[usable]
 
     def _report(self, defects: Sequence[str], usable: int) -> None:
-        kinds = ", ".join(sorted(set(defects))) or f"none ends in {', '.join(ENDINGS)}"
+        kinds = (
+            ", ".join(sorted(set(defects)))
+            or f"none ends in {', '.join(ENDINGS)}, or is DICOM without an ending"
+        )
         if not usable:
             raise DataError(
                 f"no file of the folder can be used ({kinds}). "
-                "Check dataset.path, dataset.class_names and dataset.label_from"
+                "Check dataset.path, dataset.class_names, dataset.label_from and dataset.label_pattern"
             )
         if defects and self.on_error == "fail":
             raise DataError(

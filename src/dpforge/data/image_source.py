@@ -58,6 +58,7 @@ class ImageSource:
             so removing one record moves no other; ``nominal_rows`` is scaled alike.
         image_size: Another size, a number or ``[height, width]``: covering, bicubic, centre-cropped.
         public_benchmark: Whether the records are published benchmark data.
+        public_pool: Whether they serve as public images only; no private run starts on them.
         about: Texts for people: ``title``, ``source``, ``licence``, ``notes``.
 
     Raises:
@@ -79,6 +80,7 @@ class ImageSource:
     max_records: int | None = None
     image_size: int | Sequence[int] | None = None
     public_benchmark: bool = False
+    public_pool: bool = False
     about: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

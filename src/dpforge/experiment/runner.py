@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from dpforge.config import build, check_public, check_release
+from dpforge.config import build, check_pool, check_public, check_release
 from dpforge.configuration.building import Experiment
 from dpforge.configuration.keys import node_mistakes
 from dpforge.data import Dataset
@@ -72,6 +72,7 @@ def run(config: DictConfig, *, identity: Identity, overrides: Sequence[str] = ()
     """
     experiment = build(config)
     check_release(experiment.privacy, experiment.dataset.public_schema())
+    check_pool(experiment.privacy, experiment.dataset)
     check_public(experiment.model, experiment.dataset)
     folder = RunDir(identity.folder)
     folder.create()

@@ -62,7 +62,8 @@ class DPWGAN:
         penalty: ``gradient`` adds ``penalty_weight`` times (slope - 1)² between each record and its partner
             to its clipped loss; ``none``.
         constraint: On the critic's weights after each step: ``clamp``, ``spectral`` or ``none``.
-        weight_clip: Bound of the constraint, > 0.
+        weight_clip: Bound of the constraint, > 0: of each weight (``clamp``; null: 0.1), or of the spectral
+            norm of each layer (``spectral``; null: 1).
         n_critics: Critic steps a generator step, >= 1; null on images: by the noise of the plan.
         adaptive_critics: Double ``n_critics`` when the critic takes too many fakes for real.
         steps: Critic steps T, >= 1.
@@ -102,7 +103,7 @@ class DPWGAN:
     penalty: str = "none"
     penalty_weight: float = 10.0
     constraint: str | None = None
-    weight_clip: float = 0.1
+    weight_clip: float | None = None
     n_critics: int | None = None
     adaptive_critics: bool = False
     steps: int | None = None
@@ -238,7 +239,7 @@ class DPWGAN:
             loss_scale=self.loss_scale or 1.0,
             penalty_weight=self.penalty_weight if self.penalty == "gradient" else 0.0,
             constraint=str(self.constraint),
-            weight_clip=self.weight_clip,
+            weight_clip=float(self.weight_clip or 0),
             n_critics=int(self.n_critics or 1),
             adaptive=self.adaptive_critics,
             generator_rows=self.generator_batch_size or batch,

@@ -8,6 +8,7 @@ from typing import Any
 
 from dpforge.errors import ConfigError, did_you_mean
 from dpforge.generators.dpwgan import DPWGAN as Settings
+from dpforge.generators.gan_checks import BOUNDS
 from dpforge.privacy import spec
 
 MORE = (
@@ -63,7 +64,7 @@ def privacy_of(
 
 
 def settings_of(
-    epochs: float, n_critics: int, batch: int, rate: float, weight_clip: float, more: Mapping[str, Any]
+    epochs: float, n_critics: int, batch: int, rate: float, weight_clip: float | None, more: Mapping[str, Any]
 ) -> Settings:
     """Return the settings of a GAN on given networks; raises ``ConfigError`` for an unknown one."""
     given = {
@@ -72,7 +73,6 @@ def settings_of(
         "expected_batch_size": batch,
         "critic_learning_rate": rate,
         "generator_learning_rate": rate,
-        "weight_clip": weight_clip,
         "loss": "wasserstein",
         "loss_scale": 1.0,
         "optimizer": "rmsprop",
@@ -81,4 +81,6 @@ def settings_of(
     unknown = [name for name in more if name not in MORE]
     if unknown:
         raise ConfigError([f"unknown setting '{name}'.{did_you_mean(name, MORE)}" for name in unknown])
-    return Settings(**(given | dict(more)))
+    given |= dict(more)
+    bound = BOUNDS.get(given["constraint"]) if weight_clip is None else weight_clip
+    return Settings(**given, weight_clip=bound)

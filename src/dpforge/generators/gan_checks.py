@@ -56,6 +56,8 @@ CHOICES: Mapping[str, Sequence[str]] = {
     "optimizer": ("rmsprop", "adam"),
     "penalty": ("none", "gradient"),
 }
+# A layer of norm 1 keeps slopes; ten times less in each of several layers leaves none.
+BOUNDS: Mapping[str, float] = {"clamp": 0.1, "spectral": 1.0, "none": 0.1}
 CRITICS = ("auto", "resnet18_gn")
 COUNTS = ("noise_dim", "n_critics", "steps", "generator_batch_size", "default_bins", "discrete_max")
 POSITIVE = (
@@ -80,6 +82,7 @@ def missing_values(model: DPWGAN, schema: Schema | ImageSchema) -> dict[str, Any
         known = {"critic_learning_rate": rate, "n_critics": 5, **known}
     if model.penalty == "gradient":
         known["constraint"] = "none"
+    known["weight_clip"] = BOUNDS[model.constraint or known["constraint"]]
     known["conditional"] = isinstance(schema, ImageSchema) and schema.num_classes > 1
     if model.sampling_rate is not None:
         del known["expected_batch_size"]

@@ -1,14 +1,15 @@
-"""A public schema for a DataFrame whose columns are categories."""
+"""What the public knows of the records of a training in three lines: a DataFrame or a tensor."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
+from torch import Tensor
 
 from dpforge.data import Schema
 from dpforge.data.schema import schema_from_dict
-from dpforge.errors import ConfigError, did_you_mean
+from dpforge.errors import ConfigError, DataError, did_you_mean
 
 DECLARED = "declared_public"
 MOST_VALUES = 1000
@@ -97,3 +98,41 @@ def _found(frame: pd.DataFrame, name: object) -> list[str]:
 def _column(values: Sequence[str], *, nullable: bool) -> dict[str, object]:
     listed = {"provenance": "public", "values": list(values), "note": "declared with the call of train"}
     return {"kind": "categorical", "unseen": "drop", "nullable": nullable, "categories": listed}
+
+
+def public_schema(
+    data: pd.DataFrame | Tensor,
+    private: bool,
+    schema: Schema | None,
+    categories: str | Mapping[str, Sequence[str]] | None,
+    nominal_rows: int | None,
+) -> Schema:
+    """Return what the public knows of the records.
+
+    Args:
+        data, schema, categories, nominal_rows: Of :meth:`dpforge.gan.DPWGAN.train`.
+        private: Whether the training is private.
+
+    Raises:
+        ConfigError: The public number of rows or public values are missing, or a value would be bought.
+        DataError: Neither a DataFrame nor a tensor of records.
+    """
+    if nominal_rows is None and schema is None:
+        if private:
+            raise ConfigError(
+                "privacy needs nominal_rows, a public number of records: their exact number is private too."
+            )
+        nominal_rows = max(len(data), 1)
+    if isinstance(data, pd.DataFrame):
+        public = frame_schema(data, categories, int(nominal_rows or 0), private) if schema is None else schema
+    elif isinstance(data, Tensor) and data.dim() >= 2:
+        public = tensor_schema(int(nominal_rows or 0))
+    else:
+        raise DataError(f"train({type(data).__name__}): expected a DataFrame, or a tensor (n, …).")
+    public = public if nominal_rows is None else public.with_nominal_rows(nominal_rows)
+    if public.private_columns or public.unit.kind != "row":
+        raise ConfigError(
+            f"schema '{public.name}' buys values or protects users; here every value must be public and every"
+            " record a unit. Use the command: dpforge model=dpwgan dataset=csv."
+        )
+    return public

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dpforge.data import ImageSchema
 from dpforge.data.encode.cells import CellCodec
 from dpforge.errors import ConfigError
 from dpforge.generators.gan_fitted import generated, standard_normal
-from dpforge.generators.gan_module import seeded
+from dpforge.generators.gan_module import NoiseFunction, called, scores, seeded
 from dpforge.generators.gan_training import Networks
 from dpforge.nets.gan import (
     BUILDERS,
@@ -77,18 +78,56 @@ def own_networks(
         seed: Public.
 
     Raises:
-        ConfigError: One of the two is no module, or the generator makes something else.
+        ConfigError: One of the two is no module, the generator makes something else, or the critic does
+            not score that.
     """
     for name, given in (("generator", generator), ("critic", critic)):
         if not isinstance(given, nn.Module):
             raise ConfigError(f"model.{name} is {type(given).__name__}: expected a module with its _target_.")
     networks = Networks(generator, critic, standard_normal(noise_dim)).fresh(seed)
-    labels = torch.zeros(1, dtype=torch.int64) if classes else None
-    made = generated(networks.generator.eval(), networks.noise, 1, np.random.default_rng(0), labels)
-    if made.shape[1:] != shape:
+    labels = torch.zeros(2, dtype=torch.int64) if classes else None
+    fakes = trial_fakes(networks.generator, networks.noise, labels)
+    if fakes.shape[1:] != shape:
         raise ConfigError(
-            f"model.generator makes records of shape {tuple(made.shape[1:])}; expected {shape}."
+            f"model.generator makes records of shape {tuple(fakes.shape[1:])}; expected {shape}."
             " Change its last layer, or the data set's size."
         )
+    check_critic(networks.critic, fakes, labels)
     networks.generator.train()
     return networks
+
+
+def trial_fakes(generator: nn.Module, noise: NoiseFunction, labels: Tensor | None = None) -> Tensor:
+    """Return two fakes of a generator, which stays in the mode it is in."""
+    with _evaluated(generator):
+        return generated(generator, noise, 2, np.random.default_rng(0), labels)
+
+
+def check_critic(critic: nn.Module, fakes: Tensor, labels: Tensor | None = None) -> None:
+    """Let a critic judge fakes: what torch says of a private batch that does not fit states its size.
+
+    Raises:
+        ConfigError: It takes no such records, or does not return one score a record.
+    """
+    with _evaluated(critic), torch.no_grad(), seeded(0):
+        try:
+            found = called(critic, fakes, labels)
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            said = str(error).partition("\n")[0]
+            raise ConfigError(
+                f"the critic takes no records of shape {tuple(fakes.shape[1:])}"
+                f"{', with their classes' if labels is not None else ''}: {said}. Change its first layers."
+            ) from error
+    scores(found)
+
+
+@contextmanager
+def _evaluated(net: nn.Module) -> Iterator[None]:
+    """Put a network into evaluation mode for a while: two records tell batch normalisation nothing."""
+    before = [(module, module.training) for module in net.modules()]
+    net.eval()
+    try:
+        yield
+    finally:
+        for module, training in before:
+            module.training = training

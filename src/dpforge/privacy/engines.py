@@ -122,7 +122,7 @@ class GhostEngine:
 def _check_rows(layer: nn.Module, a: Tensor, g: Tensor, rows: int) -> None:
     if a.shape[0] != rows or g.shape[0] != rows:
         raise PrivacyError(
-            f"{type(layer).__name__} saw {a.shape[0]} rows in a batch of {rows}; its input must have the"
+            f"{type(layer).__name__} saw another number of rows than the batch has; its input must have the"
             " examples in the first dimension."
         )
 
