@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 import json
-import string
 
 import numpy as np
 import pytest
 import torch
+from tiny_diffusion import stable_diffusion_folder
 
 from dpforge.errors import ConfigError, DataError
 from dpforge.generators.private_evolution.apis.stable_diffusion import StableDiffusion
@@ -15,51 +15,9 @@ transformers = pytest.importorskip("transformers")
 PROMPTS = {"cat": ["a cat"], "dog": ["a dog"]}
 
 
-def tokenizer(folder):
-    characters = string.ascii_lowercase + string.digits
-    words = [*characters, *(c + "</w>" for c in characters), "<|startoftext|>", "<|endoftext|>"]
-    folder.mkdir()
-    (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    special = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}
-    config = {
-        "tokenizer_class": "CLIPTokenizer",
-        "model_max_length": 16,
-        "pad_token": "<|endoftext|>",
-        **special,
-    }
-    (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    return transformers.CLIPTokenizer.from_pretrained(folder)
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    place = tmp_path_factory.mktemp("sd")
-    torch.manual_seed(0)
-    words = tokenizer(place / "words")
-    text = transformers.CLIPTextConfig(
-        hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
-        vocab_size=len(words), max_position_embeddings=16,
-        bos_token_id=words.bos_token_id, eos_token_id=words.eos_token_id,
-        pad_token_id=words.pad_token_id,
-    )  # fmt: skip
-    unet = diffusers.UNet2DConditionModel(
-        sample_size=4, in_channels=4, out_channels=4, layers_per_block=1, block_out_channels=(8, 16),
-        cross_attention_dim=16, norm_num_groups=4, attention_head_dim=4,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-    )  # fmt: skip
-    vae = diffusers.AutoencoderKL(
-        block_out_channels=(8, 8, 8, 8), latent_channels=4, norm_num_groups=4, sample_size=32,
-        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-    )  # fmt: skip
-    pipeline = diffusers.StableDiffusionPipeline(
-        text_encoder=transformers.CLIPTextModel(text), tokenizer=words, unet=unet, vae=vae,
-        scheduler=diffusers.DDIMScheduler(clip_sample=False, set_alpha_to_one=False, steps_offset=1),
-        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-    )  # fmt: skip
-    pipeline.save_pretrained(place / "model")
-    return place / "model"
+    return stable_diffusion_folder(tmp_path_factory.mktemp("sd"))
 
 
 @pytest.fixture(scope="module")

@@ -327,6 +327,55 @@ def test_wandb_that_cannot_start_gives_one_warning_and_the_csv_goes_on(tmp_path,
     assert list(run.tainted) == ["metrics.csv"]
 
 
+def test_a_run_without_noise_sends_nothing_as_dp(tmp_path, wandb):
+    (tmp_path / "s.parquet").write_bytes(b"x")
+    with tracker(tmp_path, WandbConfig(release="public"), guaranteed=False) as run:
+        run.log(3, {"largest_vote": dp(143), "lr": public(0.5)})
+        run.table("samples/preview", pd.DataFrame({"a": [1]}), Visibility.DP)
+        run.artifact(tmp_path / "s.parquet", Visibility.DP)
+    (sent,) = wandb.runs
+    assert sent.logged == [{"step": 3, "lr": 0.5}]
+    assert not sent.artifacts
+    with tracker(tmp_path, WandbConfig(), guaranteed=False) as run:
+        run.summary({"votes": dp(143)})
+    assert wandb.runs[1].summary == {"private/votes": 143}
+    assert "votes" in str(run.tainted)
+
+
+def test_the_label_of_a_run_is_a_tag_of_it(tmp_path, wandb):
+    with tracker(tmp_path, WandbConfig(tags=("mine",)), label="RESEARCH NOISE"):
+        pass
+    assert wandb.runs[0].options["tags"] == ["mine", "RESEARCH NOISE"]
+
+
+def test_a_login_in_an_address_is_in_no_warning(tmp_path, wandb, caplog):
+    wandb.start_error = RuntimeError("cannot reach https://user:c4n4ry@host/api")
+    with caplog.at_level(logging.WARNING), tracker(tmp_path, WandbConfig()):
+        pass
+    assert "https://host/api" in caplog.text
+    assert "c4n4ry" not in caplog.text
+
+
+@pytest.mark.parametrize("variable", ["WANDB_DATA_DIR", "WANDB_CACHE_DIR"])
+def test_a_public_record_is_staged_away_from_the_home_unless_the_user_chose_a_place(
+    tmp_path, wandb, monkeypatch, variable
+):
+    monkeypatch.setattr(tracking_wandb.tempfile, "tempdir", str(tmp_path))
+    for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR"):
+        monkeypatch.setenv(name, "restored afterwards")
+        monkeypatch.delenv(name)
+    with tracker(tmp_path, WandbConfig()):
+        pass
+    assert variable not in os.environ
+    with tracker(tmp_path, WandbConfig(release="public")):
+        pass
+    assert Path(os.environ[variable]).parent == tmp_path
+    monkeypatch.setenv(variable, "chosen")
+    with tracker(tmp_path, WandbConfig(release="public")):
+        pass
+    assert os.environ[variable] == "chosen"
+
+
 def test_a_wandb_that_is_not_installed_gives_one_warning(tmp_path, monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with tracker(tmp_path, WandbConfig()) as run:

@@ -6,8 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from dpforge.privacy.accounting import certifying_accountant
+from dpforge.privacy.accounting import certifying_accountant, has_noise
 from dpforge.privacy.ledger import Ledger
+from dpforge.privacy.plan import Plan
 
 CAVEATS = (
     "The guarantee holds for the released model and synthetic files, not for readers of the tainted sinks.",
@@ -56,6 +57,11 @@ def make_certificate(ledger: Ledger, files: Mapping[str, str]) -> dict[str, Any]
         "files": dict(files),
         "ledger_hash": ledger.last_hash,
     }
+
+
+def caution(plan: Plan, rng: str) -> str:
+    """Return the words that stand beside any epsilon of a run under way; empty if none are needed."""
+    return "NOT DP" if not has_noise(plan.event()) else "RESEARCH NOISE" if rng == "seeded" else ""
 
 
 def _finite(value: float) -> float | None:

@@ -21,7 +21,7 @@ from dpforge.errors import ConfigError, DPForgeError, PrivacyError, RunError
 from dpforge.evaluation import Results, headline
 from dpforge.experiment import pictures, stages
 from dpforge.experiment.attempt import locked, recorded
-from dpforge.experiment.certificate import make_certificate
+from dpforge.experiment.certificate import caution, make_certificate
 from dpforge.experiment.display import print_summary, progress
 from dpforge.experiment.environment import check_same_numerics, environment
 from dpforge.experiment.rundir import RunDir
@@ -31,7 +31,7 @@ from dpforge.experiment.stages import StopFlag, Work
 from dpforge.experiment.tracking import Tracker, Visibility
 from dpforge.generators.base import Fitted, Synthetic
 from dpforge.identity import Identity
-from dpforge.privacy.accounting import DISCRETIZATION
+from dpforge.privacy.accounting import DISCRETIZATION, has_noise
 from dpforge.privacy.ledger import Ledger
 from dpforge.privacy.ledger_lines import RESTORE
 from dpforge.privacy.mechanisms import PrivateAccess
@@ -134,6 +134,8 @@ def _complete(folder: RunDir, experiment: Experiment, identity: Identity) -> Non
         name=identity.slug,
         run_config=_logged_config(folder, experiment),
         on_taint=ledger.taint,
+        guaranteed=has_noise(ledger.plan.event()),
+        label=caution(ledger.plan, ledger.header["rng"]),
     )
     with tracker, StopFlag().installed() as flag:
         with progress(experiment.runtime.progress) as display:
@@ -256,11 +258,22 @@ def _check_own_data(folder: RunDir, experiment: Experiment) -> None:
 
 
 def _logged_config(folder: RunDir, experiment: Experiment) -> dict[str, Any]:
-    """Return the configuration for the trackers; to a public one, without the place of the data."""
+    """Return the configuration for the trackers; to a public one, without places of this machine."""
     content = OmegaConf.to_container(OmegaConf.load(folder.config), resolve=True)
     if not isinstance(content, dict):
         return {}
-    dataset = content.get("dataset")
-    if getattr(experiment.logger, "release", "all") == "public" and isinstance(dataset, dict):
-        content["dataset"] = {k: Path(v).name if k == "path" and v else v for k, v in dataset.items()}
+    if getattr(experiment.logger, "release", "all") == "public":
+        content = _without_places(content)
+        dataset = content.get("dataset")
+        if isinstance(dataset, dict) and dataset.get("path"):
+            dataset["path"] = Path(dataset["path"]).name
     return {str(key): value for key, value in content.items()}
+
+
+def _without_places(content: Any) -> Any:
+    """Copy of a configuration in which an absolute path is its last part."""
+    if isinstance(content, dict):
+        return {key: _without_places(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_without_places(value) for value in content]
+    return Path(content).name if isinstance(content, str) and Path(content).is_absolute() else content

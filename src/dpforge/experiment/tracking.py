@@ -23,6 +23,7 @@ from dpforge.experiment.visibility import (
     private_names,
     public,
     scalars,
+    without_guarantee,
 )
 
 if TYPE_CHECKING:
@@ -51,6 +52,9 @@ class Tracker:
         run_config: Resolved configuration; entries named like a credential are not sent.
         job_type: W&B job type; that of ``config`` if None.
         on_taint: Called with ``(name, sink)`` before a private value first reaches a sink.
+        guaranteed: Whether the run has a finite epsilon. Without one, what is computed from released values
+            is as private as the rows, and W&B gets it as such.
+        label: What stands beside every epsilon of the run, such as ``RESEARCH NOISE``: a W&B tag.
     """
 
     def __init__(
@@ -65,18 +69,20 @@ class Tracker:
         run_config: Mapping[str, Any],
         job_type: str | None = None,
         on_taint: Callable[[str, str], None] | None = None,
+        guaranteed: bool = True,
+        label: str = "",
     ) -> None:
         self._run_dir = run_dir
         self._csv = MetricsCsv(csv_path)
         self._csv_sink = _relative(csv_path, run_dir)
         self._on_taint = on_taint
         self._tainted: dict[str, list[str]] = {}
-        self._sends_private = config.release == "all"
+        self._sends_private, self._guaranteed = config.release == "all", guaranteed
         self._wandb: WandbRun | None = None
         if isinstance(config, WandbConfig):
             identity = {"id": run_id, "group": study, "name": name, "dir": str(run_dir)}
             identity["job_type"] = job_type or config.job_type
-            self._wandb = WandbRun(config, identity=identity, run_config=run_config)
+            self._wandb = WandbRun(config, identity=identity, run_config=run_config, label=label)
 
     def __enter__(self) -> Self:
         if self._wandb is not None:
@@ -154,6 +160,8 @@ class Tracker:
         run = self._wandb
         if run is None or not run.active:
             return
+        if not self._guaranteed:
+            values = {name: without_guarantee(value) for name, value in values.items()}
         held_back = () if self._sends_private else private_names(values)
         allowed = {name: value for name, value in values.items() if name not in held_back}
         for name in private_names(allowed):

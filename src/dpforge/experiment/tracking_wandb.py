@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,14 +43,21 @@ class WandbRun:
         config: Where to send.
         identity: ``id``, ``group``, ``name``, ``job_type`` and ``dir`` of the run.
         run_config: Resolved configuration; entries named like a credential are left out.
+        label: A tag beside those of ``config``; empty for none.
     """
 
     def __init__(
-        self, config: WandbConfig, *, identity: Mapping[str, str], run_config: Mapping[str, Any]
+        self,
+        config: WandbConfig,
+        *,
+        identity: Mapping[str, str],
+        run_config: Mapping[str, Any],
+        label: str = "",
     ) -> None:
         self.sink = config.sink
         self._config = config
         self._identity: dict[str, Any] = dict(identity)
+        self._tags = [*config.tags, *([label] if label else [])]
         self._run_config = without_credentials(run_config)
         self._module: Any = None
         self._run: Any = None
@@ -111,12 +120,14 @@ class WandbRun:
     def _open(self) -> None:
         import wandb
 
+        if self._config.release == "public":
+            _work_away_from_home()
         self._module = wandb
         self._run = wandb.init(
             **self._identity,
             project=self._config.project,
             entity=self._config.entity,
-            tags=list(self._config.tags),
+            tags=self._tags,
             mode="offline" if self._config.offline else None,
             config=self._run_config,
             resume="allow",
@@ -146,7 +157,8 @@ class WandbRun:
                 action()
             except Exception as error:
                 # Later texts could quote a logged value; only those of the start are shown.
-                reason = f"{type(error).__name__}: {error}" if what == "start" else type(error).__name__
+                text = _URL_LOGIN.sub("://", str(error))
+                reason = f"{type(error).__name__}: {text}" if what == "start" else type(error).__name__
                 self._give_up(f"W&B {what} failed ({reason})")
 
         if not self._given_up and not self._calls.submit(guarded):
@@ -166,6 +178,13 @@ def without_credentials(config: Any) -> Any:
     if isinstance(config, list | tuple):
         return [without_credentials(value) for value in config]
     return _URL_LOGIN.sub("://", config) if isinstance(config, str) else config
+
+
+def _work_away_from_home() -> None:
+    """Give W&B a place for staged files and logs, which it names in the record, unless the user chose one."""
+    for variable in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR"):
+        if variable not in os.environ:
+            os.environ[variable] = tempfile.mkdtemp(prefix="dpforge-wandb-")
 
 
 def _settings(patience: float) -> dict[str, Any]:

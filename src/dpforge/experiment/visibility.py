@@ -59,6 +59,11 @@ def private(value: Any) -> Value:
     return Value(value, Visibility.PRIVATE)
 
 
+def without_guarantee(value: Value) -> Value:
+    """Return a value as a run without a finite epsilon must type it: what would be ``dp`` is private."""
+    return private(value.value) if value.visibility is Visibility.DP else value
+
+
 def scalars(values: Mapping[str, Value]) -> dict[str, Value]:
     """Return the values as plain Python scalars.
 

@@ -68,10 +68,15 @@ def epsilon(event: Event, delta: float, accountant: str = "pld", grid: float = D
 
 
 def _epsilon(event: Event, delta: float, accountant: str, grid: float) -> float:
-    flat = [(leaf, count) for leaf, count in leaves(event) if count > 0]
-    if any(_is_noiseless(leaf) for leaf, _ in flat):
+    if not has_noise(event):
         return math.inf
+    flat = [(leaf, count) for leaf, count in leaves(event) if count > 0]
     return _epsilon_pld(flat, delta, grid) if accountant == "pld" else _epsilon_rdp(flat, delta)
+
+
+def has_noise(event: Event) -> bool:
+    """Return whether every access in a tree has noise; without it there is no finite epsilon."""
+    return not any(_is_noiseless(leaf) for leaf, count in leaves(event) if count > 0)
 
 
 def known_epsilons() -> dict[_Key, float]:
